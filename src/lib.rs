@@ -1,8 +1,10 @@
 //! Cedarward, the policy decision point for FHIR servers: token claims and a FHIR request in, a decision out.
 //!
 //! The rooms stand in reading order; a lower room never imports a higher one (`tests/it/architecture.rs`).
-//! Only `sources`, `http::server` and the binary touch the world (files, sockets, clock, randomness, logs).
+//! Only the rooms marked ◆ and the binary touch the world: files, sockets, clock, randomness, logs.
 
+/// What is wrong in a file that people write.
+pub mod finding;
 /// Strict JSON: no duplicate keys, bounded depth.
 pub mod json;
 
@@ -25,6 +27,50 @@ pub mod fhir {
 
 /// Claims → principal.
 pub mod claims {
+    mod condition;
+    mod file;
+    mod nodes;
     pub mod rules;
     pub mod scope;
+}
+
+/// A folder's bytes → the snapshot that decides.
+pub mod policy {
+    pub mod folder;
+    pub mod index;
+    pub mod schema;
+    pub mod snapshot;
+}
+
+/// The default policies, carried by the binary.
+pub mod embedded;
+
+/// Snapshot, principal, operation, evidence → decision.
+pub mod engine {
+    pub mod decide;
+    pub mod entities;
+    pub mod explain;
+    #[doc(hidden)]
+    pub mod properties;
+}
+
+/// The wire contract, and ◆ the server around it.
+pub mod http {
+    pub mod api;
+    pub mod framing;
+    pub mod server;
+    pub mod service;
+}
+
+/// Decision tables: policies tested as data.
+pub mod tables;
+
+/// cedarward.yaml and flags.
+pub mod config;
+
+/// ◆ Folders and keys: read, fetched, watched, swapped.
+pub mod sources {
+    pub mod folder;
+    pub mod keys;
+    pub mod serving;
 }

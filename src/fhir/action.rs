@@ -44,6 +44,13 @@ impl Action {
         TABLE.iter().map(|(name, groups)| (Action(name), *groups))
     }
 
+    /// The letters of SMART v2 that cover it; none for most operations.
+    pub fn letters(self) -> &'static [&'static str] {
+        let groups = TABLE.iter().find(|(known, _)| *known == self.0).map_or(&[][..], |(_, groups)| *groups);
+        let letters = groups.iter().take_while(|group| group.len() == 1).count();
+        groups.get(..letters).unwrap_or_default()
+    }
+
     pub fn as_str(self) -> &'static str {
         self.0
     }
@@ -75,6 +82,7 @@ pub const GROUPS: &[&str] = &[
     "data-action/bulkOperator",
 ];
 
+// In each row the letters stand before the data actions.
 const TABLE: &[(&str, &[&str])] = &[
     ("read", &["r", "data-action/read"]),
     ("vread", &["r", "data-action/read"]),

@@ -1,0 +1,530 @@
+//! `decide()`: one question to Cedar for each access of an operation, the answers joined.
+//! Hides how a question is asked with and without the resource, and how the views of a principal are joined.
+//! INVARIANT: every access is permitted, or the operation is denied; an operation without accesses is denied.
+//! INVARIANT: a policy that errors denies, whatever the others say. Cedar's own authorizer would skip it, even a forbid.
+//! INVARIANT: what depends on a resource that is not at hand is no permit.
+
+use std::collections::BTreeSet;
+
+use cedar_policy::{Authorizer, Entities, PolicySet, Request};
+use serde_json::Value;
+
+use crate::claims::rules::{Authority, Kind, Principal};
+use crate::claims::scope::Constraint;
+use crate::engine::entities::{Content, EntityError, Facts, View, Views, context, resource_entity};
+use crate::fhir::definitions::{FhirId, ResourceType};
+use crate::fhir::operation::{Access, EvidenceKind, Interaction, Operation, OperationError, Proposed, Reach};
+use crate::fhir::resource;
+use crate::policy::index::{Guards, Side, Slice};
+use crate::policy::schema::SERVER;
+use crate::policy::snapshot::Snapshot;
+
+/// What is known of the resources that a request is about.
+#[derive(Debug, Clone, Copy)]
+pub struct Evidence<'a> {
+    /// the resource as it is stored now
+    pub stored: Stored<'a>,
+    /// the resource as it will be, by the caller's word: for a patch, or an operation that changes one
+    pub proposed: Option<&'a Value>,
+    /// the body of the request
+    pub body: Option<&'a Value>,
+}
+
+/// The resource as it is stored now.
+#[derive(Debug, Clone, Copy)]
+pub enum Stored<'a> {
+    NotLoaded,
+    /// the server has looked, and there is none
+    Absent,
+    Known(&'a Value),
+}
+
+/// The obligations that the caller is able to carry out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Enforces {
+    pub filter: bool,
+    pub check_results: bool,
+    pub redact: bool,
+}
+
+/// The answer to an operation; for a batch or transaction, with one for each entry.
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct Answer {
+    pub decision: Decision,
+    /// the policies that decided
+    pub policies: BTreeSet<Determining>,
+    /// in the bundle's order
+    pub entries: Vec<Answer>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use]
+pub enum Decision {
+    Permit(Obligations),
+    Deny(Denial),
+}
+
+/// What a caller must do for a permit to hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Obligations {
+    /// element paths to remove from what is returned
+    pub redact: BTreeSet<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Denial {
+    pub code: Code,
+    /// for the client: nothing about policies, nor about whether a resource exists
+    pub message: String,
+    /// nobody asked: the client is to sign in
+    pub unauthenticated: bool,
+    /// the SMART scope that would help, for `insufficient_scope`
+    pub scope: Option<String>,
+}
+
+/// Why not. Ordered: of several denials the last one is told, since mending the others would not help.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Code {
+    Unenforceable,
+    NeedsResource,
+    NoPermit,
+    Forbidden,
+    UnknownInteraction,
+    InvalidRequest,
+    InvalidToken,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Determining {
+    pub id: String,
+    pub permits: bool,
+}
+
+/// Decides one operation. Never fails: a failure inside is a deny.
+pub fn decide(
+    snapshot: &Snapshot,
+    principal: &Principal,
+    operation: &Operation,
+    evidence: &Evidence<'_>,
+    facts: &Facts,
+    enforces: Enforces,
+) -> Answer {
+    match Asker::new(snapshot, principal, facts, enforces) {
+        Ok(asker) => asker.operation(operation, evidence),
+        Err(_) => Answer::deny(Code::NoPermit, "the access is not permitted"),
+    }
+}
+
+/// A denial before any policy is asked: the token, the request or the evidence is not acceptable.
+impl Answer {
+    pub fn deny(code: Code, message: impl Into<String>) -> Answer {
+        let denial = Denial { code, message: message.into(), unauthenticated: false, scope: None };
+        Answer { decision: Decision::Deny(denial), policies: BTreeSet::new(), entries: Vec::new() }
+    }
+
+    /// The denial of a request that is not FHIR, or an interaction that FHIR does not have.
+    pub fn of_error(error: &OperationError) -> Answer {
+        let code = match error {
+            OperationError::Invalid(_) => Code::InvalidRequest,
+            OperationError::Unknown(_) => Code::UnknownInteraction,
+        };
+        Answer::deny(code, error.to_string())
+    }
+
+    pub fn is_permit(&self) -> bool {
+        matches!(self.decision, Decision::Permit(_))
+    }
+}
+
+/// What one question found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// by these policies
+    Permit(BTreeSet<String>),
+    /// by these policies
+    Forbid(BTreeSet<String>),
+    NoPermit,
+    /// it depends on the resource
+    Undecided,
+    /// the question could not be asked, or a policy failed; for the explanation alone
+    Failed(String),
+}
+
+/// One thing asked about: an action on a type, and what is known of the resource.
+#[derive(Debug, Clone, Copy)]
+pub struct Question<'a> {
+    pub access: &'a Access,
+    pub of: &'a str,
+    pub id: Option<&'a FhirId>,
+    pub content: Content<'a>,
+    /// what to say where the answer depends on the resource
+    pub lacking: Code,
+}
+
+pub(super) struct Asker<'a> {
+    snapshot: &'a Snapshot,
+    principal: &'a Principal,
+    pub(super) views: Views,
+    facts: &'a Facts,
+    enforces: Enforces,
+}
+
+impl<'a> Asker<'a> {
+    /// Someone who asks, ready to be asked about; a principal that cannot be written in Cedar is no one.
+    pub(super) fn new(
+        snapshot: &'a Snapshot,
+        principal: &'a Principal,
+        facts: &'a Facts,
+        enforces: Enforces,
+    ) -> Result<Asker<'a>, EntityError> {
+        Ok(Asker { snapshot, principal, views: Views::of(principal)?, facts, enforces })
+    }
+
+    fn operation(&self, operation: &Operation, evidence: &Evidence<'_>) -> Answer {
+        let mut answer = match questions(self.snapshot, operation, evidence) {
+            Ok(questions) => self.all(operation, &questions),
+            Err(message) => Answer::deny(Code::InvalidRequest, message),
+        };
+        answer.entries = self.entries(operation, evidence);
+        let denied = answer.entries.iter().find(|entry| !entry.is_permit());
+        if let (Interaction::Transaction, true, Some(denied)) = (operation.interaction, answer.is_permit(), denied) {
+            (answer.decision, answer.policies) = (denied.decision.clone(), denied.policies.clone());
+        }
+        if let Decision::Deny(denial) = &mut answer.decision {
+            denial.unauthenticated = self.principal.authority == Authority::Nobody;
+            denial.scope = denial.scope.take().or_else(|| self.scope_that_helps(operation, denial.code));
+        }
+        answer
+    }
+
+    fn entries(&self, operation: &Operation, evidence: &Evidence<'_>) -> Vec<Answer> {
+        let entry = |(index, entry): (usize, &Result<Operation, OperationError>)| match entry {
+            Ok(operation) => {
+                let body = evidence.body.and_then(|bundle| bundle.get("entry")?.get(index)?.get("resource"));
+                self.operation(operation, &Evidence { stored: Stored::NotLoaded, proposed: None, body })
+            }
+            Err(error) => Answer::of_error(error),
+        };
+        operation.entries.iter().enumerate().map(entry).collect()
+    }
+
+    /// All questions of an operation: the worst answer is the operation's.
+    fn all(&self, operation: &Operation, questions: &[Question<'_>]) -> Answer {
+        let mut redact = BTreeSet::new();
+        let mut policies = BTreeSet::new();
+        let mut worst = if questions.is_empty() { Some((Code::NoPermit, BTreeSet::new())) } else { None };
+        for question in questions {
+            let (code, ids) = match self.question(operation, question) {
+                Verdict::Permit(ids) => {
+                    redact.extend(self.agreed_to_hide(&ids));
+                    policies.extend(ids.into_iter().map(|id| Determining { id, permits: true }));
+                    continue;
+                }
+                Verdict::Forbid(ids) => (Code::Forbidden, ids),
+                Verdict::NoPermit | Verdict::Failed(_) => (Code::NoPermit, BTreeSet::new()),
+                Verdict::Undecided => (question.lacking, BTreeSet::new()),
+            };
+            if worst.as_ref().is_none_or(|(known, _)| *known < code) {
+                worst = Some((code, ids));
+            }
+        }
+        if worst.is_none() && !redact.is_empty() && !self.enforces.redact {
+            worst = Some((Code::Unenforceable, BTreeSet::new()));
+        }
+        match worst {
+            None => Answer { decision: Decision::Permit(Obligations { redact }), policies, entries: Vec::new() },
+            Some((code, ids)) => Answer {
+                policies: ids.into_iter().map(|id| Determining { id, permits: false }).collect(),
+                ..Answer::deny(code, message(code))
+            },
+        }
+    }
+
+    /// One question under every view of the principal: roles and scopes must both permit where both are there.
+    pub(super) fn question(&self, operation: &Operation, question: &Question<'_>) -> Verdict {
+        let Some(slice) = self.snapshot.index.slice(question.access.action, question.of) else {
+            return Verdict::Failed(format!("`{}` is no type of this FHIR version", question.of));
+        };
+        // What forbids the whole principal forbids each of its views.
+        let forbids = match &self.views.whole {
+            Some(view) if !slice.forbids.is_empty() => match self.ask(operation, question, view, slice) {
+                Ok(asked) => asked.forbids,
+                Err(message) => return Verdict::Failed(message),
+            },
+            Some(_) | None => Found::default(),
+        };
+        let verdict = |view: &View| match self.ask(operation, question, view, slice) {
+            Ok(asked) => self.within(asked.verdict(&forbids), question, view),
+            Err(message) => Verdict::Failed(message),
+        };
+        let (action, of) = (question.access.action, question.of);
+        let scopes = self.views.scopes.iter().filter(|view| view.speaks_for(action, of)).map(verdict).reduce(either);
+        match (self.views.roles.as_ref().map(verdict), scopes) {
+            (Some(roles), Some(scopes)) => both(roles, scopes),
+            (Some(verdict), None) | (None, Some(verdict)) => verdict,
+            (None, None) => Verdict::NoPermit,
+        }
+    }
+
+    /// What the policies say under one view, before it is joined with others or held against a scope's constraints.
+    pub(super) fn under_one_view(&self, operation: &Operation, question: &Question<'_>, view: &View) -> Verdict {
+        let Some(slice) = self.snapshot.index.slice(question.access.action, question.of) else {
+            return Verdict::Failed(format!("`{}` is no type of this FHIR version", question.of));
+        };
+        match self.ask(operation, question, view, slice) {
+            Ok(asked) => asked.verdict(&Found::default()),
+            Err(message) => Verdict::Failed(message),
+        }
+    }
+
+    /// A permit of a constrained scope, held against its constraints; what cannot be judged is not within them.
+    fn within(&self, verdict: Verdict, question: &Question<'_>, view: &View) -> Verdict {
+        let (Verdict::Permit(ids), Some(scope)) = (&verdict, &view.constrained) else { return verdict };
+        let definitions = self.snapshot.definitions;
+        let holds = |json: &Value, of: ResourceType| {
+            scope.constraints.iter().all(|Constraint { parameter, value }| {
+                resource::matches(json, of, parameter, value, definitions, &self.snapshot.bases) == Some(true)
+            })
+        };
+        match (question.content, definitions.resource_type(question.of)) {
+            (Content::Known(json), Some(of)) if holds(json, of) => Verdict::Permit(ids.clone()),
+            (Content::Unknown, Some(_)) => Verdict::Undecided,
+            (Content::Known(_) | Content::Nothing | Content::Unknown, _) => Verdict::NoPermit,
+        }
+    }
+
+    /// One question to Cedar, about one view.
+    fn ask(&self, operation: &Operation, question: &Question<'_>, view: &View, slice: &Slice) -> Result<Asked, String> {
+        let action = self.snapshot.action(question.access.action).ok_or("the schema lacks the action")?;
+        let (uid, resource) = resource_entity(self.snapshot, question.of, question.id, question.content, &slice.reads)
+            .map_err(|error| error.to_string())?;
+        let context = context(self.facts, question.of, question.access.role, operation.name.as_deref(), &slice.reads)
+            .map_err(|error| error.to_string())?;
+        let request =
+            Request::new(view.uid.clone(), action.uid(), uid, context, None).map_err(|error| error.to_string())?;
+        let entities = Entities::from_entities([view.entity.clone(), action.clone(), resource], None)
+            .map_err(|error| error.to_string())?;
+        let found = |side: &Side| match (question.content, question.id) {
+            _ if side.is_empty() => Ok(Found::default()),
+            (Content::Known(_) | Content::Nothing, _) => Ok(Found::sure(satisfied(&side.whole, &request, &entities)?)),
+            (Content::Unknown, Some(_)) => Found::under(&side.by_id, &request, &entities),
+            (Content::Unknown, None) => Found::under(&side.by_type, &request, &entities),
+        };
+        Ok(Asked { permits: found(&slice.permits)?, forbids: found(&slice.forbids)? })
+    }
+
+    /// Element paths that every permit of these hides: one that hides less permits the rest.
+    fn agreed_to_hide(&self, permits: &BTreeSet<String>) -> BTreeSet<String> {
+        let described = self.snapshot.described();
+        let hidden = permits.iter().map(|id| described.get(id).map(|policy| policy.redact.clone()).unwrap_or_default());
+        hidden.reduce(|a, b| a.intersection(&b).cloned().collect()).unwrap_or_default()
+    }
+
+    /// The SMART scope that covers an operation's own access, at the level at which this principal asks.
+    fn scope_that_helps(&self, operation: &Operation, code: Code) -> Option<String> {
+        let (of, letter) = (operation.resource_type?, operation.accesses().first()?.action.letters().first()?);
+        let level = match (&self.principal.patient, self.principal.kind) {
+            (Some(_), _) => "patient",
+            (None, Kind::User) => "user",
+            (None, Kind::Client) => "system",
+        };
+        (code == Code::NoPermit).then(|| format!("{level}/{}.{letter}", of.as_str()))
+    }
+}
+
+/// The policies that one question found, by effect.
+struct Asked {
+    permits: Found,
+    forbids: Found,
+}
+
+#[derive(Default)]
+struct Found {
+    /// satisfied, whatever the resource holds
+    sure: BTreeSet<String>,
+    /// some policy's answer depends on the resource
+    depends: bool,
+}
+
+impl Asked {
+    /// Cedar's rule, with what is not known yet: one forbid denies, no permit denies.
+    fn verdict(self, more_forbids: &Found) -> Verdict {
+        let forbids: BTreeSet<String> = self.forbids.sure.union(&more_forbids.sure).cloned().collect();
+        let may_be_forbidden = self.forbids.depends || more_forbids.depends;
+        match (forbids.is_empty(), self.permits.sure.is_empty(), self.permits.depends) {
+            (false, _, _) => Verdict::Forbid(forbids),
+            (true, true, false) => Verdict::NoPermit,
+            (true, false, _) if !may_be_forbidden => Verdict::Permit(self.permits.sure),
+            (true, _, _) => Verdict::Undecided,
+        }
+    }
+}
+
+impl Found {
+    fn sure(sure: BTreeSet<String>) -> Found {
+        Found { sure, depends: false }
+    }
+
+    /// Asks guards: a satisfied guard only says that its policy depends on the resource.
+    fn under(guards: &Guards, request: &Request, entities: &Entities) -> Result<Found, String> {
+        let mut sure = satisfied(&guards.policies, request, entities)?;
+        let before = sure.len();
+        sure.retain(|id| !guards.undecided.contains(id));
+        Ok(Found { depends: sure.len() < before, sure })
+    }
+}
+
+/// The policies of a set of permits that are satisfied; an error of any is an error.
+fn satisfied(permits: &PolicySet, request: &Request, entities: &Entities) -> Result<BTreeSet<String>, String> {
+    let response = Authorizer::new().is_authorized(request, permits, entities);
+    if let Some(error) = response.diagnostics().errors().next() {
+        return Err(error.to_string());
+    }
+    Ok(response.diagnostics().reason().map(|id| AsRef::<str>::as_ref(id).to_owned()).collect())
+}
+
+/// Any of several scopes is enough, unless something forbids or fails.
+fn either(a: Verdict, b: Verdict) -> Verdict {
+    join(a, b, |verdict| match verdict {
+        Verdict::Failed(_) => 4,
+        Verdict::Forbid(_) => 3,
+        Verdict::Permit(_) => 2,
+        Verdict::Undecided => 1,
+        Verdict::NoPermit => 0,
+    })
+}
+
+/// Roles and scopes must both permit.
+fn both(a: Verdict, b: Verdict) -> Verdict {
+    join(a, b, |verdict| match verdict {
+        Verdict::Failed(_) => 4,
+        Verdict::Forbid(_) => 3,
+        Verdict::NoPermit => 2,
+        Verdict::Undecided => 1,
+        Verdict::Permit(_) => 0,
+    })
+}
+
+/// The verdict of the higher rank; of two permits or two forbids, both with all their policies.
+fn join(a: Verdict, b: Verdict, rank: impl Fn(&Verdict) -> u8) -> Verdict {
+    match (a, b) {
+        (Verdict::Permit(a), Verdict::Permit(b)) => Verdict::Permit(a.into_iter().chain(b).collect()),
+        (Verdict::Forbid(a), Verdict::Forbid(b)) => Verdict::Forbid(a.into_iter().chain(b).collect()),
+        (a, b) if rank(&a) >= rank(&b) => a,
+        (_, b) => b,
+    }
+}
+
+/// What a client is told: never what is stored, nor which policy said so.
+fn message(code: Code) -> &'static str {
+    match code {
+        Code::Unenforceable => "the access is permitted only with obligations that are not enforced here",
+        Code::NeedsResource => "the access cannot be decided without the stored resource",
+        Code::NoPermit | Code::Forbidden => "the access is not permitted",
+        Code::UnknownInteraction => "the request is no interaction of FHIR",
+        Code::InvalidRequest => "the request is not acceptable",
+        Code::InvalidToken => "the token is not acceptable",
+    }
+}
+
+/// The questions of an operation, or why the evidence does not fit it.
+pub(super) fn questions<'a>(
+    snapshot: &'a Snapshot,
+    operation: &'a Operation,
+    evidence: &Evidence<'a>,
+) -> Result<Vec<Question<'a>>, String> {
+    check_evidence(operation, evidence)?;
+    let mut questions = Vec::new();
+    for access in operation.accesses() {
+        match &access.target {
+            Reach::Server => questions.push(Question::new(access, SERVER, None, Content::Nothing, Code::NoPermit)),
+            Reach::Every => questions.extend(snapshot.definitions.resource_types().map(|of| unknown(access, of, None))),
+            Reach::Type(of) => of_one(&mut questions, operation, access, *of, None, evidence),
+            Reach::Instance(of, id) => of_one(&mut questions, operation, access, *of, Some(id), evidence),
+        }
+    }
+    Ok(questions)
+}
+
+impl<'a> Question<'a> {
+    fn new(
+        access: &'a Access,
+        of: &'a str,
+        id: Option<&'a FhirId>,
+        content: Content<'a>,
+        lacking: Code,
+    ) -> Question<'a> {
+        Question { access, of, id, content, lacking }
+    }
+}
+
+/// A question about resources that nobody has at hand.
+fn unknown<'a>(access: &'a Access, of: ResourceType, id: Option<&'a FhirId>) -> Question<'a> {
+    Question::new(access, of.as_str(), id, Content::Unknown, Code::Unenforceable)
+}
+
+/// The questions of one access to one type: as stored, as proposed, or both.
+fn of_one<'a>(
+    questions: &mut Vec<Question<'a>>,
+    operation: &'a Operation,
+    access: &'a Access,
+    of: ResourceType,
+    id: Option<&'a FhirId>,
+    evidence: &Evidence<'a>,
+) {
+    let ask = |content| Question::new(access, of.as_str(), id, content, Code::NeedsResource);
+    let stored = match evidence.stored {
+        // what is at hand is of the type that the request names, and says nothing about another
+        _ if operation.resource_type != Some(of) => Content::Unknown,
+        Stored::NotLoaded => Content::Unknown,
+        Stored::Absent => Content::Nothing,
+        Stored::Known(json) => Content::Known(json),
+    };
+    let proposed = match operation.proposed {
+        Proposed::No => None,
+        Proposed::Body => evidence.body,
+        Proposed::Caller => evidence.proposed,
+    };
+    let proposed = proposed.map_or(Content::Unknown, Content::Known);
+    match access.evidence {
+        EvidenceKind::Many | EvidenceKind::Versions => questions.push(unknown(access, of, id)),
+        EvidenceKind::Stored => questions.push(ask(stored)),
+        EvidenceKind::Proposed => questions.push(ask(proposed)),
+        EvidenceKind::StoredAndProposed => {
+            // a PUT where nothing is stored creates: only what it creates is judged
+            if !matches!(stored, Content::Nothing) {
+                questions.push(ask(stored));
+            }
+            questions.push(ask(proposed));
+        }
+        EvidenceKind::None => questions.push(ask(Content::Nothing)),
+    }
+}
+
+/// The stored and the proposed resource must be the one that the request names.
+fn check_evidence(operation: &Operation, evidence: &Evidence<'_>) -> Result<(), String> {
+    if let Stored::Known(json) = evidence.stored {
+        is_the_one(operation, json, "resource")?;
+    }
+    match (evidence.proposed, operation.proposed) {
+        (None, _) => Ok(()),
+        (Some(json), Proposed::Caller) => is_the_one(operation, json, "proposed"),
+        (Some(_), Proposed::Body) => Err("`proposed` is the request's body here, and may not be given".to_owned()),
+        (Some(_), Proposed::No) => Err("the request proposes no resource, so `proposed` may not be given".to_owned()),
+    }
+}
+
+fn is_the_one(operation: &Operation, json: &Value, field: &str) -> Result<(), String> {
+    let text = |name: &str| json.get(name).and_then(Value::as_str);
+    let type_fits = match operation.resource_type {
+        Some(of) => text("resourceType") == Some(of.as_str()),
+        None => false,
+    };
+    let id_fits = operation.id.as_ref().is_none_or(|id| text("id") == Some(id.as_str()));
+    match (type_fits, id_fits) {
+        (true, true) => Ok(()),
+        (false, _) => Err(format!("the type of `{field}` is not the one that the request names")),
+        (true, false) => Err(format!("the id of `{field}` is not the one that the request names")),
+    }
+}

@@ -1,0 +1,264 @@
+//! What must hold of every decision, as one property for proptest and for fuzzing.
+//! Hides the worlds that it draws: claims, requests and resources that meet at the edges of the default policies.
+
+use std::sync::LazyLock;
+
+use cedar_policy::{Authorizer, Decision as Cedar, Entities, PolicySet, Request};
+use serde_json::{Value, json};
+
+use crate::embedded;
+use crate::engine::decide::{Answer, Asker, Enforces, Evidence, Question, Stored, Verdict, decide, questions};
+use crate::engine::entities::{Content, Facts, View, context, resource_entity};
+use crate::fhir::definitions::FhirVersion;
+use crate::fhir::operation::{self, Body, Operation};
+use crate::policy::snapshot::{Settings, Snapshot};
+use crate::token::jws::Claims;
+
+/// Draws a world from `input` and holds decisions against each other:
+/// nobody is permitted anything but what everyone may read; a forbid more never permits more; a permit without the
+/// resource stands with every resource; and the index answers as Cedar's own authorizer does over all policies.
+pub fn holds(input: &[u8]) -> bool {
+    let mut draw = Draw { input, at: 0 };
+    let claims = draw.of(&CLAIMS).clone();
+    let resource = draw.of(&RESOURCES);
+    let proposed = draw.of(&RESOURCES);
+    let facts = Facts { emergency: draw.byte() % 2 == 0, now: 1_767_225_600, ..Facts::default() };
+    let (method, url, body) = draw.request();
+    let (Some(plain), Some(strict)) = (snapshot(&PLAIN), snapshot(&STRICT)) else { return false };
+    let request = operation::Request {
+        method: &method,
+        url: &url,
+        headers: &[],
+        body: body.as_ref().map_or(Body::None, Body::Json),
+    };
+    let Ok(operation) = operation::parse(&request, plain.definitions, &plain.request) else { return true };
+    let world = World { claims, operation, facts, body };
+    let known = Evidence { stored: Stored::Known(resource), proposed: Some(proposed), body: world.body.as_ref() };
+    let unknown = Evidence { stored: Stored::NotLoaded, proposed: None, body: world.body.as_ref() };
+    let (with, without) = (world.decide(plain, &known), world.decide(plain, &unknown));
+    // evidence that does not fit the request is refused, which says nothing about the policies
+    let fits = questions(plain, &world.operation, &known).is_ok();
+    (!fits || with.is_permit() || !without.is_permit())
+        && (with.is_permit() || !world.decide(strict, &known).is_permit())
+        && (without.is_permit() || !world.decide(strict, &unknown).is_permit())
+        && (world.operation.public || !world.of_nobody(plain, &known).is_permit())
+        && world.answers_as_cedar_does(plain, &known)
+        && world.answers_as_cedar_does(strict, &known)
+}
+
+struct World {
+    claims: Value,
+    operation: Operation,
+    facts: Facts,
+    body: Option<Value>,
+}
+
+impl World {
+    fn decide(&self, snapshot: &Snapshot, evidence: &Evidence<'_>) -> Answer {
+        self.decide_for(&self.claims, snapshot, evidence)
+    }
+
+    fn of_nobody(&self, snapshot: &Snapshot, evidence: &Evidence<'_>) -> Answer {
+        self.decide_for(&json!({}), snapshot, evidence)
+    }
+
+    fn decide_for(&self, claims: &Value, snapshot: &Snapshot, evidence: &Evidence<'_>) -> Answer {
+        let claims = Claims::vouched(claims.as_object().cloned().unwrap_or_default());
+        match snapshot.rules.principal(&claims, &snapshot.request.bases) {
+            Ok(principal) => decide(snapshot, &principal, &self.operation, evidence, &self.facts, Enforces::default()),
+            Err(refusal) => Answer::deny(super::decide::Code::InvalidToken, refusal.message),
+        }
+    }
+
+    /// Each question of which the content is known, under each view, asked of all policies at once.
+    fn answers_as_cedar_does(&self, snapshot: &Snapshot, evidence: &Evidence<'_>) -> bool {
+        let claims = Claims::vouched(self.claims.as_object().cloned().unwrap_or_default());
+        let Ok(principal) = snapshot.rules.principal(&claims, &snapshot.request.bases) else { return true };
+        let Ok(asker) = Asker::new(snapshot, &principal, &self.facts, Enforces::default()) else { return false };
+        let Ok(questions) = questions(snapshot, &self.operation, evidence) else { return true };
+        let mut all = PolicySet::new();
+        for indexed in snapshot.index.policies() {
+            if all.add(indexed.policy().clone()).is_err() {
+                return false;
+            }
+        }
+        let known = questions.iter().filter(|question| !matches!(question.content, Content::Unknown)).take(3);
+        known.into_iter().all(|question| {
+            asker.views.roles.iter().chain(&asker.views.scopes).all(|view| {
+                let cedar = self.cedar(snapshot, &all, question, view);
+                cedar.is_some_and(|cedar| asker.under_one_view(&self.operation, question, view) == cedar)
+            })
+        })
+    }
+
+    fn cedar(&self, snapshot: &Snapshot, all: &PolicySet, question: &Question<'_>, view: &View) -> Option<Verdict> {
+        let reads = crate::policy::index::Reads::everything();
+        let (uid, resource) = resource_entity(snapshot, question.of, question.id, question.content, &reads).ok()?;
+        let name = self.operation.name.as_deref();
+        let context = context(&self.facts, question.of, question.access.role, name, &reads).ok()?;
+        let action = snapshot.action(question.access.action)?;
+        let request = Request::new(view.uid.clone(), action.uid(), uid, context, None).ok()?;
+        let entities = Entities::from_entities([view.entity.clone(), action.clone(), resource], None).ok()?;
+        let response = Authorizer::new().is_authorized(&request, all, &entities);
+        let reasons: std::collections::BTreeSet<String> =
+            response.diagnostics().reason().map(|id| AsRef::<str>::as_ref(id).to_owned()).collect();
+        if response.diagnostics().errors().next().is_some() {
+            return None;
+        }
+        Some(match (response.decision(), reasons.is_empty()) {
+            (Cedar::Allow, _) => Verdict::Permit(reasons),
+            (Cedar::Deny, false) => Verdict::Forbid(reasons),
+            (Cedar::Deny, true) => Verdict::NoPermit,
+        })
+    }
+}
+
+type Loaded = LazyLock<Option<Snapshot>>;
+
+static PLAIN: Loaded = LazyLock::new(|| load(&[]));
+static STRICT: Loaded = LazyLock::new(|| load(&["confidentiality"]));
+
+fn snapshot(loaded: &'static Loaded) -> Option<&'static Snapshot> {
+    loaded.as_ref()
+}
+
+fn load(themes: &[&str]) -> Option<Snapshot> {
+    let settings = Settings {
+        version: FhirVersion::R4,
+        themes: themes.iter().map(|theme| (*theme).to_owned()).collect(),
+        request: operation::Settings::default(),
+    };
+    Snapshot::load(&embedded::folder(), &settings).ok()
+}
+
+/// Choices, byte by byte; zeros where the input ends.
+struct Draw<'a> {
+    input: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Draw<'a> {
+    fn byte(&mut self) -> usize {
+        let byte = self.input.get(self.at).copied().unwrap_or_default();
+        self.at += 1;
+        usize::from(byte)
+    }
+
+    fn of<'t>(&mut self, things: &'t LazyLock<Vec<Value>>) -> &'t Value {
+        let index = self.byte() % things.len().max(1);
+        things.get(index).unwrap_or(&Value::Null)
+    }
+
+    /// A request of the list, or one whose URL is the rest of the input.
+    fn request(&mut self) -> (String, String, Option<Value>) {
+        let choice = self.byte();
+        if choice >= 192 {
+            let method = ["GET", "DELETE", "POST", "PUT", "PATCH"].get(choice % 5).copied().unwrap_or("GET");
+            let rest = self.input.get(self.at..).unwrap_or_default();
+            return (method.to_owned(), format!("/{}", String::from_utf8_lossy(rest)), None);
+        }
+        let request = REQUESTS.get(choice % REQUESTS.len()).copied().unwrap_or("GET /metadata");
+        let (method, url) = request.split_once(' ').unwrap_or(("GET", "/metadata"));
+        let body = match method {
+            "POST" if url == "/" => Some(BUNDLE.clone()),
+            "PUT" | "POST" => Some(self.of(&RESOURCES).clone()),
+            "PATCH" => Some(json!([])),
+            _ => None,
+        };
+        (method.to_owned(), url.to_owned(), body)
+    }
+}
+
+const REQUESTS: [&str; 20] = [
+    "GET /Observation/55",
+    "GET /Patient/123",
+    "GET /Observation/55/_history/1",
+    "PUT /Observation/55",
+    "PATCH /Observation/55",
+    "DELETE /Observation/55",
+    "DELETE /Observation/55?_hardDelete=true",
+    "POST /Observation",
+    "GET /Observation?category=laboratory",
+    "GET /Observation?subject:Patient.name=x&_include=*",
+    "GET /Patient/123/Observation",
+    "GET /Practitioner?name=x",
+    "GET /Patient/123/$everything",
+    "GET /$export",
+    "GET /Medication/m",
+    "GET /metadata",
+    "POST /",
+    "DELETE /Observation?code=x",
+    "GET /?_type=Observation,Patient",
+    "GET /Patient?_has:Observation:subject:code=x",
+];
+
+static CLAIMS: LazyLock<Vec<Value>> = LazyLock::new(|| {
+    let entra = "https://sts.windows.net/9a3b1c52-0f1e-4c7d-8a55-2b6f0e9d1c11/";
+    let smart = |scope: &str| json!({ "iss": "https://idp", "sub": "u", "patient": "123", "scope": scope });
+    vec![
+        json!({}),
+        json!({ "iss": "https://i", "oid": "1", "roles": ["FHIR Data Reader"] }),
+        json!({ "iss": "https://i", "oid": "1", "roles": ["FHIR Data Writer"] }),
+        json!({ "iss": "https://i", "oid": "1", "roles": ["admin", "break-glass"] }),
+        json!({ "iss": "https://i", "oid": "1", "roles": ["globalWriter", "FHIR Data Converter"] }),
+        smart("patient/*.cruds"),
+        smart("patient/Observation.rs?category=laboratory patient/Observation.u"),
+        smart("patient/Observation.read system:Patient.read"),
+        json!({ "iss": "https://idp", "sub": "u", "patient": "123", "scope": "patient/*.cruds", "roles": ["admin", "break-glass"] }),
+        json!({ "iss": "https://idp", "sub": "u", "fhirUser": "Practitioner/7", "scope": "user/*.cruds" }),
+        json!({ "iss": "https://idp", "sub": "u", "fhirUser": "Patient/123", "scope": "user/*.cruds" }),
+        json!({ "iss": "https://idp", "sub": "svc", "scope": "system/*.cruds" }),
+        json!({ "iss": entra, "oid": "u", "patient": "123", "roles": ["smartUser", "FHIR Data Writer"], "scp": "patient.Observation.cruds" }),
+        json!({ "iss": entra, "oid": "u", "patient": "123", "roles": ["FHIR Data Reader"], "scp": "patient.Observation.cruds" }),
+    ]
+});
+
+static RESOURCES: LazyLock<Vec<Value>> = LazyLock::new(|| {
+    let observation = |patient: &str, category: &str, label: &str| {
+        json!({ "resourceType": "Observation", "id": "55", "subject": { "reference": patient },
+            "category": [{ "coding": [{ "code": category }] }],
+            "meta": { "security": [{ "system": "http://terminology.hl7.org/CodeSystem/v3-Confidentiality", "code": label }] } })
+    };
+    vec![
+        observation("Patient/123", "laboratory", "N"),
+        observation("Patient/123", "vital-signs", "R"),
+        observation("Patient/456", "laboratory", "N"),
+        observation("Patient/456", "laboratory", "V"),
+        json!({ "resourceType": "Observation", "id": "55" }),
+        json!({ "resourceType": "Patient", "id": "123" }),
+        json!({ "resourceType": "Medication", "id": "m" }),
+    ]
+});
+
+static BUNDLE: LazyLock<Value> = LazyLock::new(|| {
+    json!({ "resourceType": "Bundle", "type": "transaction", "entry": [
+        { "request": { "method": "POST", "url": "Observation" },
+          "resource": { "resourceType": "Observation", "subject": { "reference": "Patient/123" } } },
+        { "request": { "method": "GET", "url": "Practitioner/7" } },
+    ] })
+});
+
+#[cfg(test)]
+mod tests {
+    use super::holds;
+    use proptest::prelude::*;
+
+    #[test]
+    fn every_claim_meets_every_request_and_resource() {
+        for claims in 0..14_u8 {
+            for request in 0..20_u8 {
+                for resource in 0..7_u8 {
+                    let input = [claims, resource, (resource + 1) % 7, 1, request, resource];
+                    assert!(holds(&input), "{input:?}");
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn holds_for_any_draw(input in proptest::collection::vec(any::<u8>(), 0..64)) {
+            prop_assert!(holds(&input));
+        }
+    }
+}

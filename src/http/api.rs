@@ -1,0 +1,748 @@
+//! The wire contract: the bytes of a question → the bytes of an answer. No socket, no clock.
+//! Hides the JSON of API.md, and which failure is which `code` and status.
+//! INVARIANT: a field that is not known, stands twice or is `null` where a value is meant gives no decision.
+//! Source: shared/API.md; RFC 6750 for challenges; FHIR R4 OperationOutcome.
+
+use std::net::IpAddr;
+
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use crate::claims::rules::Principal;
+use crate::engine::decide::{Answer, Code, Decision, Enforces, Evidence, Obligations, Stored, decide};
+use crate::engine::entities::Facts;
+use crate::engine::explain::{Explanation, explain};
+use crate::fhir::operation::{self, Operation};
+use crate::json;
+use crate::policy::snapshot::Snapshot;
+use crate::token::issuers::Issuers;
+use crate::token::jws::{self, Claims, TokenError};
+
+/// Questions in one call of `/v1/authorize/batch`.
+pub const BATCH_MAX: usize = 1_000;
+
+/// Limits on what is read, beyond the size of a body.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    pub token: jws::Limits,
+    /// nesting of a request's JSON
+    pub json_depth_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits { token: jws::Limits::default(), json_depth_max: 128 }
+    }
+}
+
+/// Everything that answers: one state of the world, and the moment of the question.
+pub struct Desk<'a> {
+    pub snapshot: &'a Snapshot,
+    pub issuers: &'a Issuers,
+    pub limits: &'a Limits,
+    /// whether a key that is not at hand is no key: nobody can fetch it, or somebody just did
+    pub keys_are_final: bool,
+    /// seconds since 1970
+    pub now: i64,
+    /// a new id for each decision
+    pub ids: &'a dyn Fn() -> String,
+}
+
+/// A key that is not at hand: the issuer at this index of `Issuers` may have it. Fetch its keys and ask again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyLacking(pub usize);
+
+/// An error of the API itself.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct ApiError {
+    pub status: u16,
+    pub code: &'static str,
+    pub message: String,
+    /// a JSON pointer, or line:column
+    pub at: Option<String>,
+}
+
+impl ApiError {
+    pub fn new(status: u16, code: &'static str, message: impl Into<String>) -> ApiError {
+        ApiError { status, code, message: message.into(), at: None }
+    }
+
+    fn malformed(at: &str, message: impl Into<String>) -> ApiError {
+        ApiError { at: Some(at.to_owned()), ..ApiError::new(400, "invalid-request", message) }
+    }
+
+    pub fn body(&self) -> Vec<u8> {
+        let mut error = json!({ "code": self.code, "message": self.message });
+        if let (Some(at), Some(object)) = (&self.at, error.as_object_mut()) {
+            object.insert("at".to_owned(), json!(at));
+        }
+        bytes(&json!({ "error": error }))
+    }
+}
+
+/// What happened, for the log and the counters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    pub id: String,
+    pub permit: bool,
+    pub code: Option<&'static str>,
+    pub interaction: Option<&'static str>,
+    pub resource_type: Option<&'static str>,
+}
+
+/// An answer of 200, and what it says.
+#[derive(Debug)]
+pub struct Answered {
+    pub body: Vec<u8>,
+    pub summaries: Vec<Summary>,
+}
+
+/// `POST /v1/authorize`: one question, one decision.
+pub fn authorize(desk: &Desk<'_>, body: &[u8]) -> Result<Result<Answered, ApiError>, KeyLacking> {
+    let read = json::parse(body, desk.limits.json_depth_max).map_err(not_json);
+    let value = match read {
+        Ok(value) => value,
+        Err(error) => return Ok(Err(error)),
+    };
+    Ok(match Question::read(&value, "") {
+        Ok(question) => {
+            let (wire, summary) = question.answer(desk)?;
+            Ok(Answered { body: bytes(&wire), summaries: vec![summary] })
+        }
+        Err(error) => Err(error),
+    })
+}
+
+/// `POST /v1/authorize/batch`: many questions, as many decisions; one that is malformed is a deny in its place.
+pub fn authorize_batch(desk: &Desk<'_>, body: &[u8]) -> Result<Result<Answered, ApiError>, KeyLacking> {
+    // the questions stand two levels deeper than one alone
+    let read = json::parse(body, desk.limits.json_depth_max + 2).map_err(not_json);
+    let value = match read {
+        Ok(value) => value,
+        Err(error) => return Ok(Err(error)),
+    };
+    let questions = match batch(&value) {
+        Ok(questions) => questions,
+        Err(error) => return Ok(Err(error)),
+    };
+    let mut decisions = Vec::with_capacity(questions.len());
+    let mut summaries = Vec::with_capacity(questions.len());
+    for (index, value) in questions.iter().enumerate() {
+        let (wire, summary) = match Question::read(value, &format!("/requests/{index}")) {
+            Ok(question) => question.answer(desk)?,
+            Err(error) => {
+                let at = error.at.as_deref().unwrap_or_default();
+                let answer = Answer::deny(Code::InvalidRequest, format!("{} at {at}", error.message));
+                let id = (desk.ids)();
+                (Wire::of(desk, Some(id.clone()), &answer, None, None), summary(id, &answer, None))
+            }
+        };
+        decisions.push(wire);
+        summaries.push(summary);
+    }
+    Ok(Ok(Answered { body: bytes(&json_of("decisions", &decisions)), summaries }))
+}
+
+fn batch(value: &Value) -> Result<&Vec<Value>, ApiError> {
+    let fields = Fields::of(value, "")?;
+    fields.only(&["requests"])?;
+    let questions = match fields.get("requests") {
+        Some(Value::Array(questions)) => questions,
+        Some(_) => return Err(ApiError::malformed("/requests", "`requests` must be an array")),
+        None => return Err(ApiError::malformed("", "`requests` is missing")),
+    };
+    if questions.len() > BATCH_MAX {
+        let message = format!("{} requests are more than {BATCH_MAX}; split them", questions.len());
+        return Err(ApiError::malformed("/requests", message));
+    }
+    Ok(questions)
+}
+
+fn not_json(error: json::JsonError) -> ApiError {
+    let at = format!("{}:{}", error.line, error.column);
+    ApiError { at: Some(at), ..ApiError::new(400, "invalid-json", error.message) }
+}
+
+/// One question as it was sent, its form checked.
+struct Question<'v> {
+    who: Bearer<'v>,
+    request: Asked<'v>,
+    stored: Stored<'v>,
+    proposed: Option<&'v Value>,
+    facts: Facts,
+    enforces: Enforces,
+    explain: bool,
+}
+
+enum Bearer<'v> {
+    Token(&'v str),
+    Claims(&'v Map<String, Value>),
+}
+
+struct Asked<'v> {
+    method: &'v str,
+    url: &'v str,
+    headers: Vec<(&'v str, &'v str)>,
+    body: Option<&'v Value>,
+}
+
+impl<'v> Question<'v> {
+    fn read(value: &'v Value, at: &str) -> Result<Question<'v>, ApiError> {
+        let fields = Fields::of(value, at)?;
+        fields.only(&["token", "claims", "request", "resource", "proposed", "context", "enforces", "explain"])?;
+        let who = match (fields.get("token"), fields.get("claims")) {
+            (Some(_), Some(_)) => return Err(ApiError::malformed(at, "both `token` and `claims` are given; send one")),
+            (None, None) => return Err(ApiError::malformed(at, "neither `token` nor `claims` is given")),
+            (Some(_), None) => Bearer::Token(fields.text("token")?.unwrap_or_default()),
+            (None, Some(claims)) => Bearer::Claims(Fields::of(claims, &fields.at("claims"))?.object),
+        };
+        let request = fields.get("request").ok_or_else(|| ApiError::malformed(at, "`request` is missing"))?;
+        let stored = match fields.get("resource") {
+            None => Stored::NotLoaded,
+            Some(Value::Null) => Stored::Absent,
+            Some(json @ Value::Object(_)) => Stored::Known(json),
+            Some(_) => {
+                return Err(ApiError::malformed(&fields.at("resource"), "`resource` must be an object, or null"));
+            }
+        };
+        let proposed = match fields.get("proposed") {
+            None => None,
+            Some(json @ Value::Object(_)) => Some(json),
+            Some(_) => return Err(ApiError::malformed(&fields.at("proposed"), "`proposed` must be an object")),
+        };
+        Ok(Question {
+            who,
+            request: Asked::read(request, &fields.at("request"))?,
+            stored,
+            proposed,
+            facts: facts(fields.get("context"), &fields.at("context"))?,
+            enforces: enforces(&fields)?,
+            explain: fields.flag("explain")?,
+        })
+    }
+
+    fn answer(&self, desk: &Desk<'_>) -> Result<(Wire, Summary), KeyLacking> {
+        let id = (desk.ids)();
+        let operation = self.operation(desk);
+        let (answer, principal) = match (self.principal(desk)?, &operation) {
+            (Err(message), _) => (Answer::deny(Code::InvalidToken, message), None),
+            (Ok(principal), Err(error)) => (Answer::of_error(error), Some(principal)),
+            (Ok(principal), Ok(operation)) => {
+                let answer =
+                    decide(desk.snapshot, &principal, operation, &self.evidence(), &self.facts(desk), self.enforces);
+                (answer, Some(principal))
+            }
+        };
+        let operation = operation.ok();
+        let explanation = match (self.explain, &principal, &operation) {
+            (true, Some(principal), Some(operation)) => {
+                Some(explain(desk.snapshot, principal, operation, &self.evidence(), &self.facts(desk)))
+            }
+            (_, _, _) => None,
+        };
+        let summary = summary(id.clone(), &answer, operation.as_ref());
+        Ok((Wire::of(desk, Some(id), &answer, operation.as_ref(), explanation), summary))
+    }
+
+    fn evidence(&self) -> Evidence<'v> {
+        Evidence { stored: self.stored, proposed: self.proposed, body: self.request.body }
+    }
+
+    fn facts(&self, desk: &Desk<'_>) -> Facts {
+        Facts { now: desk.now, ..self.facts.clone() }
+    }
+
+    fn operation(&self, desk: &Desk<'_>) -> Result<Operation, operation::OperationError> {
+        let body = match self.request.body {
+            None => operation::Body::None,
+            Some(Value::String(form)) => operation::Body::Form(form),
+            Some(json) => operation::Body::Json(json),
+        };
+        let request = operation::Request {
+            method: self.request.method,
+            url: self.request.url,
+            headers: &self.request.headers,
+            body,
+        };
+        operation::parse(&request, desk.snapshot.definitions, &desk.snapshot.request)
+    }
+
+    /// Who asks; or, for the client, why the token is no good.
+    fn principal(&self, desk: &Desk<'_>) -> Result<Result<Principal, String>, KeyLacking> {
+        let claims = match self.who {
+            Bearer::Claims(payload) => Claims::vouched(payload.clone()),
+            Bearer::Token(token) => match jws::verify(token, desk.issuers, &desk.limits.token, desk.now) {
+                Ok(claims) => claims,
+                Err(TokenError::KeyUnknown { issuer_index }) if !desk.keys_are_final => {
+                    return Err(KeyLacking(issuer_index));
+                }
+                Err(error) => return Ok(Err(error.to_string())),
+            },
+        };
+        let bases = &desk.snapshot.request.bases;
+        Ok(desk.snapshot.rules.principal(&claims, bases).map_err(|refusal| refusal.message))
+    }
+}
+
+impl<'v> Asked<'v> {
+    fn read(value: &'v Value, at: &str) -> Result<Asked<'v>, ApiError> {
+        let fields = Fields::of(value, at)?;
+        fields.only(&["method", "url", "headers", "body"])?;
+        let required =
+            |name: &str| fields.text(name)?.ok_or_else(|| ApiError::malformed(at, format!("`{name}` is missing")));
+        let body = match fields.get("body") {
+            Some(Value::Null | Value::Bool(_) | Value::Number(_)) => {
+                return Err(ApiError::malformed(
+                    &fields.at("body"),
+                    "`body` must be JSON of FHIR, or a form as a string",
+                ));
+            }
+            body => body,
+        };
+        Ok(Asked { method: required("method")?, url: required("url")?, headers: headers(&fields)?, body })
+    }
+}
+
+fn headers<'v>(fields: &Fields<'v>) -> Result<Vec<(&'v str, &'v str)>, ApiError> {
+    let Some(value) = fields.get("headers") else { return Ok(Vec::new()) };
+    let at = fields.at("headers");
+    let mut headers: Vec<(&str, &str)> = Vec::new();
+    for (name, value) in Fields::of(value, &at)?.object {
+        let Value::String(value) = value else {
+            return Err(ApiError::malformed(&pointer(&at, name), "a header's value must be a string"));
+        };
+        // one header in two spellings would be read differently by different readers
+        if headers.iter().any(|(known, _)| known.eq_ignore_ascii_case(name)) {
+            return Err(ApiError::malformed(&pointer(&at, name), "the header stands twice"));
+        }
+        headers.push((name, value));
+    }
+    Ok(headers)
+}
+
+fn facts(value: Option<&Value>, at: &str) -> Result<Facts, ApiError> {
+    let Some(value) = value else { return Ok(Facts::default()) };
+    let fields = Fields::of(value, at)?;
+    fields.only(&["purposeOfUse", "emergency", "sourceAddress", "server"])?;
+    let source = match fields.text("sourceAddress")? {
+        None => None,
+        Some(address) => Some(
+            address
+                .parse::<IpAddr>()
+                .map_err(|_| ApiError::malformed(&fields.at("sourceAddress"), "`sourceAddress` is no IP address"))?,
+        ),
+    };
+    Ok(Facts {
+        purposes: fields.texts("purposeOfUse")?.into_iter().map(str::to_owned).collect(),
+        emergency: fields.flag("emergency")?,
+        source,
+        server: fields.text("server")?.unwrap_or_default().to_owned(),
+        now: 0,
+    })
+}
+
+fn enforces(fields: &Fields<'_>) -> Result<Enforces, ApiError> {
+    let mut enforces = Enforces::default();
+    for (index, name) in fields.texts("enforces")?.into_iter().enumerate() {
+        match name {
+            "filter" => enforces.filter = true,
+            "checkResults" => enforces.check_results = true,
+            "redact" => enforces.redact = true,
+            _ => {
+                let at = pointer(&fields.at("enforces"), &index.to_string());
+                return Err(ApiError::malformed(&at, "unknown obligation; know `filter`, `checkResults` and `redact`"));
+            }
+        }
+    }
+    Ok(enforces)
+}
+
+/// The fields of a JSON object, and where it stands.
+struct Fields<'v> {
+    object: &'v Map<String, Value>,
+    here: String,
+}
+
+impl<'v> Fields<'v> {
+    fn of(value: &'v Value, at: &str) -> Result<Fields<'v>, ApiError> {
+        let object = value.as_object().ok_or_else(|| ApiError::malformed(at, "an object is expected here"))?;
+        Ok(Fields { object, here: at.to_owned() })
+    }
+
+    fn only(&self, known: &[&str]) -> Result<(), ApiError> {
+        match self.object.keys().find(|name| !known.contains(&name.as_str())) {
+            None => Ok(()),
+            Some(name) => {
+                let message = format!("unknown field; known here: {}", known.join(", "));
+                Err(ApiError::malformed(&self.at(name), message))
+            }
+        }
+    }
+
+    fn get(&self, name: &str) -> Option<&'v Value> {
+        self.object.get(name)
+    }
+
+    fn at(&self, name: &str) -> String {
+        pointer(&self.here, name)
+    }
+
+    fn text(&self, name: &str) -> Result<Option<&'v str>, ApiError> {
+        match self.get(name) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(_) => Err(ApiError::malformed(&self.at(name), format!("`{name}` must be a string"))),
+        }
+    }
+
+    fn texts(&self, name: &str) -> Result<Vec<&'v str>, ApiError> {
+        let wrong = || ApiError::malformed(&self.at(name), format!("`{name}` must be an array of strings"));
+        match self.get(name) {
+            None => Ok(Vec::new()),
+            Some(Value::Array(items)) => items.iter().map(|item| item.as_str().ok_or_else(wrong)).collect(),
+            Some(_) => Err(wrong()),
+        }
+    }
+
+    fn flag(&self, name: &str) -> Result<bool, ApiError> {
+        match self.get(name) {
+            None => Ok(false),
+            Some(Value::Bool(flag)) => Ok(*flag),
+            Some(_) => Err(ApiError::malformed(&self.at(name), format!("`{name}` must be true or false"))),
+        }
+    }
+}
+
+/// RFC 6901.
+fn pointer(parent: &str, name: &str) -> String {
+    format!("{parent}/{}", name.replace('~', "~0").replace('/', "~1"))
+}
+
+/// A decision on the wire.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Wire {
+    decision: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    challenge: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outcome: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    obligations: Option<Value>,
+    policies: Vec<WirePolicy>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    operation: Option<WireOperation>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    entries: Vec<Wire>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    explanation: Option<Explanation>,
+    revision: String,
+}
+
+#[derive(Debug, Serialize)]
+struct WirePolicy {
+    id: String,
+    effect: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct WireOperation {
+    interaction: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    r#type: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+}
+
+impl Wire {
+    fn of(
+        desk: &Desk<'_>,
+        id: Option<String>,
+        answer: &Answer,
+        operation: Option<&Operation>,
+        explanation: Option<Explanation>,
+    ) -> Wire {
+        let effect = |permits| if permits { "permit" } else { "forbid" };
+        let entries = answer.entries.iter().enumerate().map(|(index, entry)| {
+            let operation = operation.and_then(|bundle| bundle.entries.get(index)?.as_ref().ok());
+            Wire::of(desk, None, entry, operation, None)
+        });
+        let mut wire = Wire {
+            decision: "deny",
+            id,
+            code: None,
+            status: None,
+            challenge: None,
+            outcome: None,
+            obligations: None,
+            policies: answer
+                .policies
+                .iter()
+                .map(|policy| WirePolicy { id: policy.id.clone(), effect: effect(policy.permits) })
+                .collect(),
+            operation: operation.map(wire_operation),
+            entries: entries.collect(),
+            explanation,
+            revision: desk.snapshot.revision.to_string(),
+        };
+        match &answer.decision {
+            Decision::Permit(obligations) => {
+                wire.decision = "permit";
+                wire.obligations = wire_obligations(obligations);
+            }
+            Decision::Deny(denial) => {
+                let (code, status, issue) = match denial.code {
+                    // RFC 6750, 3: a request without a token is told to bring one, not that it is forbidden
+                    code if denial.unauthenticated && status_of(code) == 403 => ("invalid-token", 401, "login"),
+                    code => (code_of(code), status_of(code), issue_of(code)),
+                };
+                wire.code = Some(code);
+                wire.status = Some(status);
+                wire.challenge = challenge(status, denial.unauthenticated, denial.scope.as_deref());
+                wire.outcome = Some(json!({
+                    "resourceType": "OperationOutcome",
+                    "issue": [{ "severity": "error", "code": issue, "diagnostics": denial.message }],
+                }));
+            }
+        }
+        wire
+    }
+}
+
+fn wire_operation(operation: &Operation) -> WireOperation {
+    WireOperation {
+        interaction: operation.interaction.as_str(),
+        r#type: operation.resource_type.map(|of| of.as_str()),
+        id: operation.id.as_ref().map(|id| id.as_str().to_owned()),
+        name: operation.name.clone(),
+    }
+}
+
+fn wire_obligations(obligations: &Obligations) -> Option<Value> {
+    (!obligations.redact.is_empty()).then(|| json!({ "redact": obligations.redact }))
+}
+
+fn code_of(code: Code) -> &'static str {
+    match code {
+        Code::InvalidToken => "invalid-token",
+        Code::InvalidRequest => "invalid-request",
+        Code::UnknownInteraction => "unknown-interaction",
+        Code::Forbidden => "forbidden",
+        Code::NoPermit => "no-permit",
+        Code::NeedsResource => "needs-resource",
+        Code::Unenforceable => "unenforceable",
+    }
+}
+
+fn status_of(code: Code) -> u16 {
+    match code {
+        Code::InvalidToken => 401,
+        Code::InvalidRequest => 400,
+        Code::UnknownInteraction | Code::Forbidden | Code::NoPermit | Code::NeedsResource | Code::Unenforceable => 403,
+    }
+}
+
+/// The FHIR issue type of a denial.
+fn issue_of(code: Code) -> &'static str {
+    match code {
+        Code::InvalidToken => "login",
+        Code::InvalidRequest => "invalid",
+        Code::UnknownInteraction => "not-supported",
+        Code::Forbidden | Code::NoPermit | Code::NeedsResource | Code::Unenforceable => "forbidden",
+    }
+}
+
+/// `WWW-Authenticate` by RFC 6750, 3.
+fn challenge(status: u16, unauthenticated: bool, scope: Option<&str>) -> Option<String> {
+    match (status, unauthenticated, scope) {
+        (401, true, _) => Some("Bearer".to_owned()),
+        (401, false, _) => Some("Bearer error=\"invalid_token\"".to_owned()),
+        (403, _, Some(scope)) => Some(format!("Bearer error=\"insufficient_scope\", scope=\"{scope}\"")),
+        (403, _, None) => Some("Bearer error=\"insufficient_scope\"".to_owned()),
+        (_, _, _) => None,
+    }
+}
+
+fn summary(id: String, answer: &Answer, operation: Option<&Operation>) -> Summary {
+    Summary {
+        id,
+        permit: answer.is_permit(),
+        code: match &answer.decision {
+            Decision::Permit(_) => None,
+            Decision::Deny(denial) => Some(code_of(denial.code)),
+        },
+        interaction: operation.map(|operation| operation.interaction.as_str()),
+        resource_type: operation.and_then(|operation| operation.resource_type).map(|of| of.as_str()),
+    }
+}
+
+fn json_of<T: Serialize>(name: &str, value: &T) -> Value {
+    json!({ name: value })
+}
+
+/// JSON of our own making always serializes: its keys are strings, and it holds no floats that are no numbers.
+fn bytes<T: Serialize>(value: &T) -> Vec<u8> {
+    serde_json::to_vec(value).unwrap_or_default()
+}
+
+/// For any bytes, as a question or as many: an answer or an error with its status, never a panic; and who shows no more
+/// than empty claims is permitted nothing but what is public.
+#[doc(hidden)]
+pub fn holds(input: &[u8], snapshot: &Snapshot) -> bool {
+    let issuers = Issuers::new(snapshot.rules.issuers().to_vec());
+    let limits = Limits::default();
+    let desk = Desk { snapshot, issuers: &issuers, limits: &limits, keys_are_final: true, now: 0, ids: &String::new };
+    let sound = |answered: Result<Result<Answered, ApiError>, KeyLacking>| match answered {
+        Ok(Ok(answered)) => serde_json::from_slice::<Value>(&answered.body).is_ok_and(|body| body.is_object()),
+        Ok(Err(error)) => (400..500).contains(&error.status) && !error.message.is_empty(),
+        Err(KeyLacking(_)) => false,
+    };
+    let nobody = json::parse(input, limits.json_depth_max).ok().and_then(|mut question| {
+        let object = question.as_object_mut()?;
+        object.remove("token");
+        object.insert("claims".to_owned(), json!({}));
+        authorize(&desk, question.to_string().as_bytes()).ok()?.ok()
+    });
+    let nobody_is_permitted_too_much = nobody.is_some_and(|answered| {
+        answered.summaries.iter().any(|summary| summary.permit && summary.interaction != Some("capabilities"))
+    });
+    sound(authorize(&desk, input)) && sound(authorize_batch(&desk, input)) && !nobody_is_permitted_too_much
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Desk, Limits, authorize, authorize_batch, holds};
+    use crate::embedded;
+    use crate::fhir::definitions::FhirVersion;
+    use crate::fhir::operation;
+    use crate::policy::snapshot::{Settings, Snapshot};
+    use crate::token::issuers::Issuers;
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+    use std::sync::LazyLock;
+
+    static SNAPSHOT: LazyLock<Snapshot> = LazyLock::new(|| {
+        let settings =
+            Settings { version: FhirVersion::R4, themes: Vec::new(), request: operation::Settings::default() };
+        Snapshot::load(&embedded::folder(), &settings).map_err(|findings| format!("{findings:#?}")).unwrap()
+    });
+
+    fn ask(batch: bool, body: &str) -> Result<Value, (u16, &'static str, Option<String>)> {
+        let issuers = Issuers::new(Vec::new());
+        let limits = Limits::default();
+        let desk = Desk {
+            snapshot: &SNAPSHOT,
+            issuers: &issuers,
+            limits: &limits,
+            keys_are_final: true,
+            now: 0,
+            ids: &|| "id".to_owned(),
+        };
+        let answered = if batch { authorize_batch(&desk, body.as_bytes()) } else { authorize(&desk, body.as_bytes()) };
+        match answered.unwrap() {
+            Ok(answered) => Ok(serde_json::from_slice(&answered.body).unwrap()),
+            Err(error) => Err((error.status, error.code, error.at)),
+        }
+    }
+
+    #[test]
+    fn malformed_questions_are_errors_that_say_where() {
+        let check = |body: &str, code: &str, at: &str| {
+            let error = ask(false, body).expect_err(body);
+            assert_eq!((error.0, error.1, error.2.as_deref()), (400, code, Some(at)), "{body}");
+        };
+        let request = r#""request":{"method":"GET","url":"/Patient/1"}"#;
+        check("", "invalid-json", "1:0");
+        check("[]", "invalid-request", "");
+        check(&format!(r#"{{"claims":{{}},"claims":{{}},{request}}}"#), "invalid-json", "1:22");
+        check(&format!(r#"{{"claims":{{}},"reosurce":{{}},{request}}}"#), "invalid-request", "/reosurce");
+        check(&format!("{{{request}}}"), "invalid-request", "");
+        check(&format!(r#"{{"claims":{{}},"token":"x",{request}}}"#), "invalid-request", "");
+        check(&format!(r#"{{"claims":null,{request}}}"#), "invalid-request", "/claims");
+        check(&format!(r#"{{"token":null,{request}}}"#), "invalid-request", "/token");
+        check(&format!(r#"{{"claims":{{}},"resource":[],{request}}}"#), "invalid-request", "/resource");
+        check(&format!(r#"{{"claims":{{}},"proposed":null,{request}}}"#), "invalid-request", "/proposed");
+        check(&format!(r#"{{"claims":{{}},"enforces":["filters"],{request}}}"#), "invalid-request", "/enforces/0");
+        check(&format!(r#"{{"claims":{{}},"enforces":"filter",{request}}}"#), "invalid-request", "/enforces");
+        check(&format!(r#"{{"claims":{{}},"explain":"yes",{request}}}"#), "invalid-request", "/explain");
+        check(
+            &format!(r#"{{"claims":{{}},"context":{{"emergency":1}},{request}}}"#),
+            "invalid-request",
+            "/context/emergency",
+        );
+        check(
+            &format!(r#"{{"claims":{{}},"context":{{"sourceAddress":"x"}},{request}}}"#),
+            "invalid-request",
+            "/context/sourceAddress",
+        );
+        check(r#"{"claims":{}}"#, "invalid-request", "");
+        check(r#"{"claims":{},"request":{"method":"GET"}}"#, "invalid-request", "/request");
+        check(r#"{"claims":{},"request":{"method":"GET","url":"/x","body":null}}"#, "invalid-request", "/request/body");
+        check(
+            r#"{"claims":{},"request":{"method":"GET","url":"/x","headers":{"a":1}}}"#,
+            "invalid-request",
+            "/request/headers/a",
+        );
+        check(
+            r#"{"claims":{},"request":{"method":"GET","url":"/x","headers":{"a":"","A":""}}}"#,
+            "invalid-request",
+            "/request/headers/a",
+        );
+    }
+
+    #[test]
+    fn a_batch_answers_in_order_and_denies_what_it_cannot_read() {
+        let body = r#"{"requests":[
+            {"claims":{},"request":{"method":"GET","url":"/metadata"}},
+            {"claims":{},"reqest":{}},
+            {"claims":{"oid":"1","roles":["admin"]},"request":{"method":"GET","url":"/Patient/1"}}]}"#;
+        let answer = ask(true, body).unwrap();
+        let decisions: Vec<&str> =
+            answer["decisions"].as_array().unwrap().iter().map(|one| one["decision"].as_str().unwrap()).collect();
+        assert_eq!(decisions, ["permit", "deny", "permit"]);
+        assert_eq!(answer["decisions"][1]["code"], "invalid-request");
+        let many = format!(r#"{{"requests":[{}]}}"#, vec!["{}"; 1_001].join(","));
+        assert_eq!(ask(true, &many).unwrap_err().0, 400);
+    }
+
+    #[test]
+    fn a_deny_tells_its_client_what_rfc_6750_asks_for() {
+        let denied = |claims: Value, method: &str| {
+            let question = json!({ "claims": claims, "request": { "method": method, "url": "/Patient/1" } });
+            ask(false, &question.to_string()).unwrap()
+        };
+        let reader = json!({ "iss": "https://i", "oid": "1", "roles": ["FHIR Data Reader"] });
+        let answer = denied(reader, "DELETE");
+        assert_eq!((&answer["code"], &answer["status"]), (&json!("no-permit"), &json!(403)));
+        assert_eq!(answer["challenge"], "Bearer error=\"insufficient_scope\", scope=\"system/Patient.d\"");
+        assert_eq!(answer["outcome"]["resourceType"], "OperationOutcome");
+        let nobody = denied(json!({}), "GET");
+        assert_eq!((&nobody["status"], &nobody["challenge"]), (&json!(401), &json!("Bearer")));
+        let token = r#"{"token":"a.b.c","request":{"method":"GET","url":"/Patient/1"}}"#;
+        let refused = ask(false, token).unwrap();
+        assert_eq!((&refused["code"], &refused["status"]), (&json!("invalid-token"), &json!(401)));
+        assert_eq!(refused["challenge"], "Bearer error=\"invalid_token\"");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_answered_or_refused(input in proptest::collection::vec(any::<u8>(), 0..200)) {
+            prop_assert!(holds(&input, &SNAPSHOT));
+        }
+
+        #[test]
+        fn any_url_and_claims_are_answered(url in ".{0,60}", role in ".{0,20}", method in "[A-Z]{3,6}") {
+            let question = json!({ "claims": { "iss": "https://i", "roles": [role] }, "request": { "method": method, "url": url } });
+            prop_assert!(holds(question.to_string().as_bytes(), &SNAPSHOT));
+        }
+    }
+}

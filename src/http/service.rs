@@ -1,0 +1,194 @@
+//! ◆ The service: which path is which question, over the state that serves.
+//! Hides routing, the counters, and the second try where a key was lacking.
+//! INVARIANT: one request sees one state, whatever is reloaded meanwhile.
+//! Source: shared/API.md.
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::json;
+use ulid::Ulid;
+
+use crate::http::api::{self, Answered, ApiError, Desk, KeyLacking, Summary};
+use crate::http::server::{Answer, Ask};
+use crate::policy::snapshot::Snapshot;
+use crate::sources::serving::{Serving, State};
+
+/// What every request needs.
+pub struct Service {
+    serving: Arc<Serving>,
+    limits: api::Limits,
+    counters: Counters,
+}
+
+#[derive(Default)]
+struct Counters {
+    permits: AtomicU64,
+    denials: AtomicU64,
+    errors: AtomicU64,
+}
+
+/// Tokens of one batch may lack the keys of several issuers; each is fetched once, up to this many.
+const KEY_ROUNDS_MAX: usize = 4;
+
+type Authorize = fn(&Desk<'_>, &[u8]) -> Result<Result<Answered, ApiError>, KeyLacking>;
+
+impl Service {
+    pub fn new(serving: Arc<Serving>, limits: api::Limits) -> Arc<Service> {
+        Arc::new(Service { serving, limits, counters: Counters::default() })
+    }
+
+    /// The answer to one HTTP request.
+    pub async fn respond(self: Arc<Service>, ask: Ask) -> Answer {
+        let answer = match (ask.path.as_str(), ask.method.as_str()) {
+            ("/v1/authorize", "POST") => self.decide(&ask, api::authorize).await,
+            ("/v1/authorize/batch", "POST") => self.decide(&ask, api::authorize_batch).await,
+            ("/v1/policies", "GET" | "HEAD") => Ok(policies(&self.serving.state().snapshot)),
+            ("/healthz", "GET" | "HEAD") => Ok(text(200, "alive\n".to_owned())),
+            ("/readyz", "GET" | "HEAD") => Ok(self.ready()),
+            ("/metrics", "GET" | "HEAD") => Ok(text(200, self.metrics())),
+            ("/v1/authorize" | "/v1/authorize/batch", _) => Err(not_allowed("POST")),
+            ("/v1/policies" | "/healthz" | "/readyz" | "/metrics", _) => Err(not_allowed("GET, HEAD")),
+            (_, _) => Err((ApiError::new(404, "not-found", "there is nothing at this path"), None)),
+        };
+        answer.unwrap_or_else(|(error, allow)| {
+            self.counters.errors.fetch_add(1, Ordering::Relaxed);
+            tracing::debug!(status = error.status, code = error.code, at = error.at, "refused");
+            let headers = allow.map(|methods| ("allow", methods.to_owned())).into_iter().collect();
+            Answer { status: error.status, headers, body: error.body() }
+        })
+    }
+
+    /// Asks `authorize`; where it lacks a key, brings the issuer's keys and asks again.
+    async fn decide(&self, ask: &Ask, authorize: Authorize) -> Result<Answer, (ApiError, Option<&'static str>)> {
+        is_json(ask).map_err(|error| (error, None))?;
+        let state = self.serving.state();
+        let mut answered = self.once(&state, ask, authorize, false);
+        for round in 1..=KEY_ROUNDS_MAX {
+            let Err(KeyLacking(issuer)) = answered else { break };
+            state.keys.refresh(issuer).await;
+            answered = self.once(&state, ask, authorize, round == KEY_ROUNDS_MAX);
+        }
+        match answered {
+            Ok(Ok(answered)) => {
+                answered.summaries.iter().for_each(|summary| self.count(summary));
+                Ok(Answer { status: 200, headers: Vec::new(), body: answered.body })
+            }
+            Ok(Err(error)) => Err((error, None)),
+            // not reached: in the last round keys are final
+            Err(KeyLacking(_)) => {
+                Err((ApiError::new(503, "keys-unavailable", "the issuer's keys are not at hand"), None))
+            }
+        }
+    }
+
+    fn once(
+        &self,
+        state: &State,
+        ask: &Ask,
+        authorize: Authorize,
+        keys_are_final: bool,
+    ) -> Result<Result<Answered, ApiError>, KeyLacking> {
+        let issuers = state.keys.issuers();
+        let desk = Desk {
+            snapshot: &state.snapshot,
+            issuers: &issuers,
+            limits: &self.limits,
+            keys_are_final,
+            now: now(),
+            ids: &|| Ulid::generate().to_string(),
+        };
+        authorize(&desk, &ask.body)
+    }
+
+    fn count(&self, summary: &Summary) {
+        let counter = if summary.permit { &self.counters.permits } else { &self.counters.denials };
+        counter.fetch_add(1, Ordering::Relaxed);
+        tracing::debug!(
+            id = summary.id,
+            permit = summary.permit,
+            code = summary.code,
+            interaction = summary.interaction,
+            resource_type = summary.resource_type,
+            "decided"
+        );
+    }
+
+    fn ready(&self) -> Answer {
+        match self.serving.state().keys.ready() {
+            true => text(200, "ready\n".to_owned()),
+            false => text(503, "the keys of an issuer are not at hand\n".to_owned()),
+        }
+    }
+
+    fn metrics(&self) -> String {
+        let mut text = String::new();
+        let mut metric = |name: &str, kind: &str, help: &str, samples: &[(&str, u64)]| {
+            // INVARIANT: writing to a String cannot fail
+            let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+            for (labels, value) in samples {
+                let _ = writeln!(text, "{name}{labels} {value}");
+            }
+        };
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let decisions = [
+            ("{decision=\"permit\"}", get(&self.counters.permits)),
+            ("{decision=\"deny\"}", get(&self.counters.denials)),
+        ];
+        metric("cedarward_decisions_total", "counter", "Decisions given.", &decisions);
+        metric(
+            "cedarward_api_errors_total",
+            "counter",
+            "Requests refused as malformed.",
+            &[("", get(&self.counters.errors))],
+        );
+        let (loads, refusals) = self.serving.reloads();
+        let reloads = [("{result=\"loaded\"}", loads), ("{result=\"refused\"}", refusals)];
+        metric("cedarward_policy_loads_total", "counter", "Policy folders loaded and refused.", &reloads);
+        let policies = self.serving.state().snapshot.described().len() as u64;
+        metric("cedarward_policies", "gauge", "Policies in force.", &[("", policies)]);
+        text
+    }
+}
+
+/// `GET /v1/policies`: what is in force.
+fn policies(snapshot: &Snapshot) -> Answer {
+    let list: Vec<_> = snapshot
+        .described()
+        .iter()
+        .map(|(id, policy)| {
+            let effect = match policy.effect {
+                cedar_policy::Effect::Permit => "permit",
+                cedar_policy::Effect::Forbid => "forbid",
+            };
+            json!({ "id": id, "effect": effect, "file": policy.file, "description": policy.description })
+        })
+        .collect();
+    let body = json!({ "revision": snapshot.revision.to_string(), "policies": list }).to_string();
+    Answer { status: 200, headers: Vec::new(), body: body.into_bytes() }
+}
+
+fn is_json(ask: &Ask) -> Result<(), ApiError> {
+    let content_type = ask.headers.get("content-type").and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = content_type.split(';').next().unwrap_or_default().trim();
+    if ["application/json", "application/fhir+json"].iter().any(|known| essence.eq_ignore_ascii_case(known)) {
+        return Ok(());
+    }
+    Err(ApiError::new(415, "unsupported-media-type", "send `Content-Type: application/json`"))
+}
+
+fn not_allowed(methods: &'static str) -> (ApiError, Option<&'static str>) {
+    (ApiError::new(405, "method-not-allowed", format!("this path takes {methods}")), Some(methods))
+}
+
+fn text(status: u16, body: String) -> Answer {
+    let headers = vec![("content-type", "text/plain; charset=utf-8".to_owned())];
+    Answer { status, headers, body: body.into_bytes() }
+}
+
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).map(|since| since.as_secs()).unwrap_or_default();
+    i64::try_from(since).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,439 @@
+//! A folder's bytes → the snapshot that decides, or everything that is wrong with them.
+//! Hides where in a folder things stand, and how Cedar's diagnostics become findings.
+//! INVARIANT: a folder with any error gives no snapshot; a snapshot never changes once it is made.
+//! INVARIANT: every policy has an `@id`, and no two share one.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fmt;
+use std::str::FromStr;
+
+use cedar_policy::{
+    Effect, Entity, EntityUid, Policy, PolicyId, PolicySet, Schema, SchemaFragment, ValidationMode, Validator,
+};
+use miette::Diagnostic;
+
+use crate::claims::rules::Rules;
+use crate::fhir::action::Action;
+use crate::fhir::definitions::{Definitions, FhirVersion, ResourceType};
+use crate::fhir::{operation, resource};
+use crate::finding::Finding;
+use crate::policy::folder::Folder;
+use crate::policy::index::{Index, Indexed, action_uid};
+use crate::policy::schema;
+
+/// The claim rules of a folder.
+pub const CLAIMS: &str = "claims.yaml";
+const THEMES: &str = "themes/";
+const TESTS: &str = "tests/";
+/// A condition nested deeper than this is refused, before anything recurses into it.
+const CONDITION_DEPTH_MAX: usize = 200;
+
+/// What a snapshot is made for, beside the folder.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub version: FhirVersion,
+    /// optional themes: `themes/NAME.cedar`
+    pub themes: Vec<String>,
+    pub request: operation::Settings,
+}
+
+/// Everything that decides, immutable: policies, claim rules, definitions.
+pub struct Snapshot {
+    pub revision: Revision,
+    pub definitions: &'static Definitions,
+    pub rules: Rules,
+    pub request: operation::Settings,
+    pub bases: resource::Bases,
+    pub index: Index,
+    actions: HashMap<Action, Entity>,
+    described: BTreeMap<String, Described>,
+    /// what is suspicious, but no error
+    pub warnings: Vec<Finding>,
+}
+
+/// A policy as `GET /v1/policies` lists it.
+#[derive(Debug, Clone)]
+pub struct Described {
+    pub effect: Effect,
+    pub file: String,
+    pub description: Option<String>,
+    /// element paths of `@redact`
+    pub redact: BTreeSet<String>,
+}
+
+/// The identity of what decides: a SHA-256 over policies, schema fragments, claim rules, FHIR version and themes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Revision(String);
+
+impl fmt::Display for Revision {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl Snapshot {
+    /// Reads a whole folder, or says all that is wrong with it.
+    pub fn load(folder: &Folder, settings: &Settings) -> Result<Snapshot, Vec<Finding>> {
+        let definitions = Definitions::of(settings.version);
+        let mut findings = Vec::new();
+        let rules = keep(claim_rules(folder, definitions), &mut findings);
+        let files = policy_files(folder, &settings.themes, &mut findings);
+        let loaded = policies(&files, definitions, &mut findings);
+        let fragments = schema_fragments(folder, &mut findings);
+        let warnings = validate(&loaded, &files, fragments, definitions, &mut findings);
+        let bases = resource::Bases::new(settings.request.bases.iter().cloned())
+            .map_err(|error| vec![Finding::of_file("fhir.bases", error)]);
+        let bases = keep(bases, &mut findings);
+        let (Some(rules), Some((actions, warnings)), Some(bases), true) = (rules, warnings, bases, findings.is_empty())
+        else {
+            findings.sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
+            return Err(findings);
+        };
+        let described = loaded.iter().map(|policy| (policy.id(), policy.described())).collect();
+        let groups = |action| groups_of(&actions, action);
+        let index = Index::new(loaded.into_iter().map(|policy| policy.indexed).collect(), definitions, groups);
+        Ok(Snapshot {
+            revision: revision(folder, &files, settings),
+            definitions,
+            rules,
+            bases,
+            request: settings.request.clone(),
+            index,
+            actions,
+            described,
+            warnings,
+        })
+    }
+
+    /// The Cedar entity of an action, with the groups it is in.
+    pub fn action(&self, action: Action) -> Option<&Entity> {
+        self.actions.get(&action)
+    }
+
+    /// Every policy by its id.
+    pub fn described(&self) -> &BTreeMap<String, Described> {
+        &self.described
+    }
+}
+
+/// One policy and where it stands.
+struct Loaded {
+    indexed: Indexed,
+    file: String,
+    offset: usize,
+}
+
+impl Loaded {
+    fn policy(&self) -> &Policy {
+        self.indexed.policy()
+    }
+
+    fn id(&self) -> String {
+        let id: &str = self.policy().id().as_ref();
+        id.to_owned()
+    }
+
+    fn described(&self) -> Described {
+        let redact = self.policy().annotation("redact").unwrap_or_default();
+        Described {
+            effect: self.policy().effect(),
+            file: self.file.clone(),
+            description: self.policy().annotation("description").map(str::to_owned),
+            redact: redact.split(',').map(|path| path.trim().to_owned()).filter(|path| !path.is_empty()).collect(),
+        }
+    }
+}
+
+fn keep<T>(result: Result<T, Vec<Finding>>, findings: &mut Vec<Finding>) -> Option<T> {
+    result.map_err(|more| findings.extend(more)).ok()
+}
+
+fn claim_rules(folder: &Folder, definitions: &'static Definitions) -> Result<Rules, Vec<Finding>> {
+    let Some(bytes) = folder.0.get(CLAIMS) else {
+        // Closed: rules that are missing may have refused somebody.
+        let help = "`cedarward init DIR` writes the default one";
+        return Err(vec![finding(CLAIMS, (0, 0), "the folder has no claim rules".to_owned(), Some(help.to_owned()))]);
+    };
+    Rules::read(CLAIMS, text(CLAIMS, bytes).map_err(|finding| vec![finding])?, definitions)
+}
+
+/// The policy files in force, by path: all `.cedar` files but those of themes that are not on.
+fn policy_files<'f>(folder: &'f Folder, themes: &[String], findings: &mut Vec<Finding>) -> BTreeMap<&'f str, &'f str> {
+    let on: HashSet<String> = themes.iter().map(|theme| format!("{THEMES}{theme}.cedar")).collect();
+    for missing in on.iter().filter(|path| !folder.0.contains_key(*path)) {
+        let help = "name a file of the folder `themes/`, without `.cedar`".to_owned();
+        findings.push(finding(missing, (0, 0), "there is no such theme".to_owned(), Some(help)));
+    }
+    let mut files = BTreeMap::new();
+    for (path, bytes) in &folder.0 {
+        let in_force = path.ends_with(".cedar")
+            && !path.starts_with(TESTS)
+            && (!path.starts_with(THEMES) || on.contains(path.as_str()));
+        if in_force {
+            match text(path, bytes) {
+                Ok(text) => drop(files.insert(path.as_str(), text)),
+                Err(finding) => findings.push(finding),
+            }
+        }
+    }
+    files
+}
+
+fn policies(files: &BTreeMap<&str, &str>, definitions: &Definitions, findings: &mut Vec<Finding>) -> Vec<Loaded> {
+    let mut loaded: Vec<Loaded> = Vec::new();
+    let mut ids: HashMap<String, (String, usize)> = HashMap::new();
+    for (file, text) in files {
+        for (policy, offset) in parse(file, text, findings) {
+            let at = position(text, offset);
+            match identified(policy, definitions) {
+                Ok(indexed) => {
+                    let policy = Loaded { indexed, file: (*file).to_owned(), offset };
+                    if let Some((other, line)) = ids.insert(policy.id(), ((*file).to_owned(), at.0)) {
+                        let message = format!("the id `{}` is taken at {other}:{line}", policy.id());
+                        let help = "give every policy an `@id` of its own";
+                        findings.push(finding(file, at, message, Some(help.to_owned())));
+                    } else {
+                        loaded.push(policy);
+                    }
+                }
+                Err((message, help)) => findings.push(finding(file, at, message, help)),
+            }
+        }
+    }
+    loaded
+}
+
+/// The static policies of a file in its order, each with its offset in the text.
+fn parse(file: &str, text: &str, findings: &mut Vec<Finding>) -> Vec<(Policy, usize)> {
+    let set = match PolicySet::from_str(text) {
+        Ok(set) => set,
+        Err(errors) => {
+            findings.extend(errors.iter().map(|error| from_diagnostic(file, text, error)));
+            return Vec::new();
+        }
+    };
+    for template in set.templates() {
+        let offset = template.to_cedar().find_in(text);
+        let help = "write the policy out, with its principal and resource".to_owned();
+        let message = "templates are not supported".to_owned();
+        findings.push(finding(file, position(text, offset), message, Some(help)));
+    }
+    let mut policies: Vec<(Policy, usize)> = set
+        .policies()
+        .map(|policy| {
+            let offset = policy.to_cedar().unwrap_or_default().find_in(text);
+            (policy.clone(), offset)
+        })
+        .collect();
+    policies.sort_by_key(|(_, offset)| *offset);
+    policies
+}
+
+trait FindIn {
+    fn find_in(&self, text: &str) -> usize;
+}
+
+impl FindIn for String {
+    /// Where a policy's own text stands in its file; its start where Cedar writes it otherwise.
+    fn find_in(&self, text: &str) -> usize {
+        text.find(self.as_str()).unwrap_or(0)
+    }
+}
+
+/// A policy under its stable id, taken apart; or what is wrong with it, and the mend.
+fn identified(policy: Policy, definitions: &Definitions) -> Result<Indexed, (String, Option<String>)> {
+    let id = policy.annotation("id").unwrap_or_default().to_owned();
+    if id.is_empty() || id.len() > 200 || !id.chars().all(|c| c.is_ascii_alphanumeric() || "-_./:".contains(c)) {
+        let help = "write `@id(\"a-stable-name\")` before it, of letters, digits and `-_./:`";
+        return Err(("the policy has no usable `@id`".to_owned(), Some(help.to_owned())));
+    }
+    if let Some(redact) = policy.annotation("redact") {
+        redact_is_read(redact, policy.effect(), definitions)?;
+    }
+    let indexed = Indexed::new(policy.new_id(PolicyId::new(id)), CONDITION_DEPTH_MAX)
+        .map_err(|error| (error.to_string(), None))?;
+    tags_exist(&indexed, definitions)?;
+    Ok(indexed)
+}
+
+fn redact_is_read(redact: &str, effect: Effect, definitions: &Definitions) -> Result<(), (String, Option<String>)> {
+    if effect == Effect::Forbid {
+        return Err(("`@redact` stands on a forbid".to_owned(), Some("put it on a permit".to_owned())));
+    }
+    for path in redact.split(',').map(str::trim) {
+        let mut parts = path.split('.');
+        let known = parts.next().is_some_and(|of| definitions.resource_type(of).is_some());
+        let mut elements = parts.peekable();
+        let named = elements.peek().is_some()
+            && elements.all(|name| !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric()));
+        if !known || !named {
+            let help = "write element paths, such as `@redact(\"Patient.telecom, Patient.address\")`";
+            return Err((format!("`@redact` names `{path}`, which is no element path"), Some(help.to_owned())));
+        }
+    }
+    Ok(())
+}
+
+/// Tags of the resource are named as search parameters of the types that the policy is about.
+fn tags_exist(indexed: &Indexed, definitions: &Definitions) -> Result<(), (String, Option<String>)> {
+    let about = indexed.about();
+    let types: Vec<ResourceType> = match about.as_deref() {
+        Some(name) => definitions.resource_type(name).into_iter().collect(),
+        None => definitions.resource_types().collect(),
+    };
+    for tag in indexed.resource_tags() {
+        if !types.iter().any(|of| resource::is_covered(definitions, *of, tag)) {
+            let of = about.as_deref().unwrap_or("any resource type");
+            let help = "tags are named as FHIR search parameters of kind token, reference or uri; see docs/search-parameters.md";
+            return Err((format!("`{tag}` is no tag of {of}"), Some(help.to_owned())));
+        }
+    }
+    Ok(())
+}
+
+fn schema_fragments(folder: &Folder, findings: &mut Vec<Finding>) -> Vec<SchemaFragment> {
+    let mut fragments = Vec::new();
+    for (path, bytes) in folder.0.iter().filter(|(path, _)| path.ends_with(".cedarschema") && *path != schema::COPY) {
+        match text(path, bytes) {
+            Ok(text) => match SchemaFragment::from_cedarschema_str(text) {
+                Ok((fragment, _)) => fragments.push(fragment),
+                Err(error) => findings.push(from_diagnostic(path, text, &error)),
+            },
+            Err(finding) => findings.push(finding),
+        }
+    }
+    fragments
+}
+
+/// Strict validation. Gives the entities of the actions, and warnings; `None` where there is no schema to speak of.
+fn validate(
+    loaded: &[Loaded],
+    files: &BTreeMap<&str, &str>,
+    fragments: Vec<SchemaFragment>,
+    definitions: &Definitions,
+    findings: &mut Vec<Finding>,
+) -> Option<(HashMap<Action, Entity>, Vec<Finding>)> {
+    let schema = match schema_for(loaded, fragments, definitions) {
+        Ok(schema) => schema,
+        Err(message) => {
+            findings.push(finding("*.cedarschema", (0, 0), message, None));
+            return None;
+        }
+    };
+    let mut set = PolicySet::new();
+    for policy in loaded {
+        if let Err(error) = set.add(policy.policy().clone()) {
+            findings.push(finding(&policy.file, (0, 0), error.to_string(), None));
+        }
+    }
+    let places: HashMap<String, &Loaded> = loaded.iter().map(|policy| (policy.id(), policy)).collect();
+    let place = |id: &PolicyId, diagnostic: &dyn Diagnostic| {
+        let id: &str = id.as_ref();
+        let Some(policy) = places.get(id) else { return finding("", (0, 0), diagnostic.to_string(), None) };
+        let text = files.get(policy.file.as_str()).copied().unwrap_or_default();
+        let mut found = from_diagnostic(&policy.file, text, diagnostic);
+        if found.line == 0 {
+            (found.line, found.column) = position(text, policy.offset);
+        }
+        found
+    };
+    let entities = schema.action_entities().map_err(|error| error.to_string());
+    let result = Validator::new(schema).validate(&set, ValidationMode::Strict);
+    findings.extend(result.validation_errors().map(|error| place(error.policy_id(), error)));
+    let warnings = result.validation_warnings().map(|warning| place(warning.policy_id(), warning)).collect();
+    match entities {
+        Ok(entities) => {
+            let by_uid: HashMap<EntityUid, Entity> =
+                entities.iter().map(|entity| (entity.uid(), with_all_groups(entity, &entities))).collect();
+            let actions = Action::all()
+                .filter_map(|(action, _)| Some((action, by_uid.get(&action_uid(action.as_str())?)?.clone())));
+            Some((actions.collect(), warnings))
+        }
+        Err(message) => {
+            findings.push(finding("*.cedarschema", (0, 0), message, None));
+            None
+        }
+    }
+}
+
+/// An action with every group it is in as a direct parent, so that it can be asked about without the groups at hand.
+fn with_all_groups(action: &Entity, all: &cedar_policy::Entities) -> Entity {
+    let groups: HashSet<EntityUid> = all.ancestors(&action.uid()).into_iter().flatten().cloned().collect();
+    Entity::new_no_attrs(action.uid(), groups)
+}
+
+fn groups_of(actions: &HashMap<Action, Entity>, action: Action) -> HashSet<EntityUid> {
+    let Some(entity) = actions.get(&action) else { return HashSet::new() };
+    let (uid, _, groups) = entity.clone().into_inner();
+    groups.into_iter().chain([uid]).collect()
+}
+
+/// The schema that these policies need: its actions apply to the types that they name, and to one that none names.
+fn schema_for(loaded: &[Loaded], fragments: Vec<SchemaFragment>, definitions: &Definitions) -> Result<Schema, String> {
+    let mut named: BTreeSet<String> = BTreeSet::new();
+    for policy in loaded {
+        policy.indexed.types_named(&mut named);
+    }
+    let unnamed = definitions.resource_types().map(ResourceType::as_str).find(|name| !named.contains(*name));
+    let types: Vec<&str> = definitions
+        .resource_types()
+        .map(ResourceType::as_str)
+        .filter(|name| named.contains(*name) || Some(*name) == unnamed)
+        .collect();
+    let (base, _) = SchemaFragment::from_cedarschema_str(&schema::text_for(definitions, &types))
+        .map_err(|error| error.to_string())?;
+    Schema::from_schema_fragments([base].into_iter().chain(fragments)).map_err(|error| error.to_string())
+}
+
+fn revision(folder: &Folder, files: &BTreeMap<&str, &str>, settings: &Settings) -> Revision {
+    let mut digest = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+    let mut part = |bytes: &[u8]| {
+        // the length before the bytes, so that no two folders give the same stream
+        digest.update(&(bytes.len() as u64).to_be_bytes());
+        digest.update(bytes);
+    };
+    part(format!("{settings:?}").as_bytes());
+    for (path, bytes) in &folder.0 {
+        let decides = files.contains_key(path.as_str())
+            || path == CLAIMS
+            || (path.ends_with(".cedarschema") && path != schema::COPY);
+        if decides {
+            part(path.as_bytes());
+            part(bytes);
+        }
+    }
+    let hex: String = digest.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    Revision(format!("sha256:{hex}"))
+}
+
+fn text<'b>(path: &str, bytes: &'b [u8]) -> Result<&'b str, Finding> {
+    std::str::from_utf8(bytes).map_err(|error| {
+        let valid = bytes.get(..error.valid_up_to()).unwrap_or_default();
+        let at = position(&String::from_utf8_lossy(valid), error.valid_up_to());
+        finding(path, at, "the file is not UTF-8".to_owned(), Some("save it as UTF-8".to_owned()))
+    })
+}
+
+fn finding(file: &str, (line, column): (usize, usize), message: String, help: Option<String>) -> Finding {
+    Finding { file: file.to_owned(), line, column, message, help }
+}
+
+/// Cedar's diagnostic, at its first label.
+fn from_diagnostic(file: &str, text: &str, diagnostic: &dyn Diagnostic) -> Finding {
+    let label = diagnostic.labels().and_then(|mut labels| labels.next());
+    let at = label.as_ref().map_or((0, 0), |label| position(text, label.offset()));
+    let mut message = diagnostic.to_string();
+    if let Some(detail) = label.as_ref().and_then(|label| label.label()) {
+        message = format!("{message}: {detail}");
+    }
+    finding(file, at, message, diagnostic.help().map(|help| help.to_string()))
+}
+
+/// Line and column of a byte offset, from 1.
+fn position(text: &str, offset: usize) -> (usize, usize) {
+    let before = text.as_bytes().get(..offset).unwrap_or(text.as_bytes());
+    let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+    let line_start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
+    let column = String::from_utf8_lossy(before.get(line_start..).unwrap_or_default()).chars().count() + 1;
+    (line, column)
+}

@@ -1,0 +1,70 @@
+//! ◆ The state that serves, and how it is replaced: whole, validated, or not at all.
+//! Hides where policies come from. INVARIANT: a folder that does not load leaves the last good state serving.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+
+use crate::embedded;
+use crate::finding::Finding;
+use crate::policy::snapshot::{Settings, Snapshot};
+use crate::sources::folder;
+use crate::sources::keys::KeyRing;
+use crate::token::issuers::Issuers;
+
+/// Policies and keys that belong together.
+pub struct State {
+    pub snapshot: Snapshot,
+    pub keys: KeyRing,
+}
+
+/// The state in force, and where the next one comes from.
+pub struct Serving {
+    origin: Option<PathBuf>,
+    settings: Settings,
+    state: ArcSwap<State>,
+    loads: AtomicU64,
+    refusals: AtomicU64,
+}
+
+impl Serving {
+    /// Loads the policies of `origin`, or those that the binary carries.
+    pub fn start(origin: Option<PathBuf>, settings: Settings) -> Result<Serving, Vec<Finding>> {
+        let state = ArcSwap::from_pointee(load(origin.as_deref(), &settings, None)?);
+        Ok(Serving { origin, settings, state, loads: AtomicU64::new(1), refusals: AtomicU64::new(0) })
+    }
+
+    pub fn state(&self) -> Arc<State> {
+        self.state.load_full()
+    }
+
+    /// Loads again, and swaps the state in where it loads; says what is wrong where it does not.
+    pub fn reload(&self) -> Result<Arc<State>, Vec<Finding>> {
+        let loaded = load(self.origin.as_deref(), &self.settings, Some(&self.state().keys));
+        let counter = if loaded.is_ok() { &self.loads } else { &self.refusals };
+        counter.fetch_add(1, Ordering::Relaxed);
+        let state = Arc::new(loaded?);
+        self.state.store(Arc::clone(&state));
+        Ok(state)
+    }
+
+    /// How many folders were loaded, and how many refused.
+    pub fn reloads(&self) -> (u64, u64) {
+        (self.loads.load(Ordering::Relaxed), self.refusals.load(Ordering::Relaxed))
+    }
+}
+
+fn load(origin: Option<&Path>, settings: &Settings, previous: Option<&KeyRing>) -> Result<State, Vec<Finding>> {
+    let read = match origin {
+        Some(path) => folder::read(path).map_err(|error| vec![Finding::of_file(path.display(), error)])?,
+        None => embedded::folder(),
+    };
+    let snapshot = Snapshot::load(&read, settings)?;
+    let issuers = Issuers::new(snapshot.rules.issuers().to_vec());
+    let base = origin.unwrap_or(Path::new("."));
+    let keys = KeyRing::load(issuers, base, previous)
+        .map_err(|error| vec![Finding::of_file(crate::policy::snapshot::CLAIMS, error)])?;
+    Ok(State { snapshot, keys })
+}

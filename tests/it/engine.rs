@@ -1,0 +1,159 @@
+//! Properties of deciding: the index answers as the whole set does, and no policy added ever opens what it should close.
+
+use cedarward::embedded;
+use cedarward::http::api::{self, Desk};
+use cedarward::policy::folder::Folder;
+use cedarward::policy::snapshot::Snapshot;
+use cedarward::token::issuers::Issuers;
+use serde_json::{Value, json};
+
+use crate::tables::settings;
+
+/// Asks one question of `/v1/authorize`, as bytes, and gives the answer.
+pub fn ask(snapshot: &Snapshot, question: &Value) -> Value {
+    let issuers = Issuers::new(snapshot.rules.issuers().to_vec());
+    let limits = api::Limits::default();
+    let desk = Desk {
+        snapshot,
+        issuers: &issuers,
+        limits: &limits,
+        keys_are_final: true,
+        now: 1_767_225_600,
+        ids: &String::new,
+    };
+    let answered = api::authorize(&desk, question.to_string().as_bytes()).unwrap().unwrap();
+    serde_json::from_slice(&answered.body).unwrap()
+}
+
+fn with(extra: &str) -> Folder {
+    let mut folder = embedded::folder();
+    folder.0.insert("extra.cedar".to_owned(), extra.as_bytes().to_vec());
+    folder
+}
+
+fn load(extra: &str) -> Snapshot {
+    match Snapshot::load(&with(extra), &settings()) {
+        Ok(snapshot) => snapshot,
+        Err(findings) => panic!("{extra}\n{findings:#?}"),
+    }
+}
+
+fn lab(patient: &str) -> Value {
+    json!({ "resourceType": "Observation", "id": "55", "subject": { "reference": format!("Patient/{patient}") },
+        "category": [{ "coding": [{ "system": "http://s", "code": "laboratory" }] }],
+        "meta": { "security": [{ "system": "http://c", "code": "R" }] } })
+}
+
+fn reader() -> Value {
+    json!({ "iss": "https://issuerurl", "oid": "1", "roles": ["FHIR Data Reader", "nurse"] })
+}
+
+#[test]
+fn policies_of_every_form_answer_as_they_read() {
+    // policy, whether it names what the reader asks: GET /Observation/55 of patient 123, stored
+    let conditions = [
+        ("resource in Patient::\"123\"", true),
+        ("resource in Patient::\"456\"", false),
+        ("resource is Observation", true),
+        ("resource is Patient", false),
+        ("resource == Observation::\"55\"", true),
+        ("resource.hasTag(\"category\") && resource.getTag(\"category\").contains(\"laboratory\")", true),
+        ("resource.hasTag(\"category\") && resource.getTag(\"category\").contains(\"http://s|laboratory\")", true),
+        ("resource.hasTag(\"category\") && resource.getTag(\"category\").contains(\"vital-signs\")", false),
+        ("resource.hasTag(\"performer\")", false),
+        ("resource.security.contains(\"http://c|R\")", true),
+        ("resource.security.contains(\"R\")", true),
+        ("principal in Role::\"nurse\"", true),
+        ("context.type == \"Observation\"", true),
+        ("context.access == \"primary\"", true),
+        ("context.emergency", false),
+        ("context.now > datetime(\"2025-01-01\")", true),
+        ("context has source && context.source.isInRange(ip(\"192.0.2.0/24\"))", true),
+        ("context.purposes.contains(\"TREAT\")", true),
+        ("principal.issuer == \"https://issuerurl\"", true),
+    ];
+    for (condition, matches) in conditions {
+        let snapshot = load(&format!("@id(\"x\") forbid (principal, action, resource) when {{ {condition} }};"));
+        let question = json!({ "claims": reader(), "request": { "method": "GET", "url": "/Observation/55" },
+            "resource": lab("123"), "context": { "purposeOfUse": ["TREAT"], "sourceAddress": "192.0.2.7" } });
+        let answer = ask(&snapshot, &question);
+        assert_eq!(answer["decision"] == "deny", matches, "{condition}: {answer}");
+        // and where the resource is not at hand, no answer may be more than with it
+        let mut without = question.clone();
+        without.as_object_mut().unwrap().remove("resource");
+        let answer = ask(&snapshot, &without);
+        assert!(!matches || answer["decision"] == "deny", "{condition}, without the resource: {answer}");
+    }
+}
+
+#[test]
+fn a_policy_that_fails_denies_though_cedar_would_skip_it() {
+    for effect in ["forbid", "permit"] {
+        // strictly valid, and overflows when it is evaluated
+        let policy = format!(
+            "@id(\"x\") {effect} (principal, action, resource) \
+             when {{ 9223372036854775807 + (if context.emergency then 0 else 1) > 0 }};"
+        );
+        let snapshot = load(&policy);
+        let question =
+            json!({ "claims": reader(), "request": { "method": "GET", "url": "/Observation/55" }, "explain": true });
+        let answer = ask(&snapshot, &question);
+        assert_eq!(answer["decision"], "deny", "{answer}");
+        assert_eq!(answer["explanation"]["accesses"][0]["verdict"], "failed", "{answer}");
+    }
+}
+
+#[test]
+fn what_a_redacting_permit_hides_is_hidden_only_where_no_other_permits() {
+    let policy = "@id(\"x\") @redact(\"Patient.telecom, Patient.address\") \
+        permit (principal in Role::\"clerk\", action == Action::\"read\", resource is Patient);\n\
+        @id(\"y\") @redact(\"Patient.telecom, Patient.name\") \
+        permit (principal in Role::\"porter\", action == Action::\"read\", resource is Patient);";
+    let snapshot = load(policy);
+    let check = |roles: &[&str], enforces: &[&str], decision: &str, redact: Value| {
+        let question = json!({ "claims": { "iss": "https://i", "sub": "1", "roles": roles }, "enforces": enforces,
+            "request": { "method": "GET", "url": "/Patient/1" } });
+        let answer = ask(&snapshot, &question);
+        assert_eq!((&answer["decision"], &answer["obligations"]["redact"]), (&json!(decision), &redact), "{answer}");
+    };
+    check(&["clerk"], &["redact"], "permit", json!(["Patient.address", "Patient.telecom"]));
+    check(&["clerk", "porter"], &["redact"], "permit", json!(["Patient.telecom"]));
+    check(&["clerk", "FHIR Data Reader"], &[], "permit", Value::Null);
+    check(&["clerk"], &[], "deny", Value::Null);
+}
+
+#[test]
+fn a_folder_with_any_error_does_not_load_and_says_all_that_is_wrong() {
+    let check = |extra: &str, expected: &[&str]| match Snapshot::load(&with(extra), &settings()) {
+        Ok(_) => panic!("loaded: {extra}"),
+        Err(findings) => {
+            let told: Vec<String> = findings.iter().map(ToString::to_string).collect();
+            for part in expected {
+                assert!(told.iter().any(|finding| finding.contains(part)), "{part}: {told:#?}");
+            }
+        }
+    };
+    check("permit (principal, action, resource);", &["extra.cedar:1:1", "no usable `@id`"]);
+    check(
+        "@id(\"role-admin\") permit (principal, action, resource);",
+        &["roles.cedar:21:1", "is taken at extra.cedar:1"],
+    );
+    check("\n\n  nonsense", &["extra.cedar:3:3"]);
+    check(
+        "@id(\"a\") permit (principal, action, resource) when { principal.nothing };\n\
+         @id(\"b\") permit (principal, action == Action::\"fly\", resource);\n\
+         permit (principal, action, resource);",
+        &["extra.cedar:1:", "extra.cedar:2:", "extra.cedar:3:1"],
+    );
+    check("@id(\"a\") permit (principal == ?principal, action, resource);", &["templates are not supported"]);
+    check(
+        "@id(\"a\") permit (principal, action, resource) when { resource.hasTag(\"colour\") };",
+        &["`colour` is no tag"],
+    );
+    check("@id(\"a\") permit (principal, action, resource is Pacient);", &["extra.cedar:1:"]);
+    check("@id(\"a\") @redact(\"telecom\") permit (principal, action, resource);", &["`@redact` names `telecom`"]);
+    check("@id(\"a\") @redact(\"Patient.name\") forbid (principal, action, resource);", &["stands on a forbid"]);
+    let mut folder = embedded::folder();
+    folder.0.remove("claims.yaml");
+    assert!(Snapshot::load(&folder, &settings()).err().unwrap()[0].to_string().contains("no claim rules"));
+}

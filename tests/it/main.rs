@@ -1,0 +1,14 @@
+//! The one integration test binary.
+
+#[cfg(test)]
+mod architecture;
+#[cfg(test)]
+mod embedded;
+#[cfg(test)]
+mod engine;
+#[cfg(test)]
+mod http;
+#[cfg(test)]
+mod serve;
+#[cfg(test)]
+mod tables;
