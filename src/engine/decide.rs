@@ -329,7 +329,11 @@ impl<'a> Asker<'a> {
             (None, Kind::User) => "user",
             (None, Kind::Client) => "system",
         };
-        (code == Code::NoPermit).then(|| format!("{level}/{}.{letter}", of.as_str()))
+        let scopes_count = match self.principal.authority {
+            Authority::Scopes | Authority::RolesAndScopes => true,
+            Authority::Nobody | Authority::Roles => false,
+        };
+        (code == Code::NoPermit && scopes_count).then(|| format!("{level}/{}.{letter}", of.as_str()))
     }
 }
 
@@ -419,9 +423,7 @@ fn join(a: Verdict, b: Verdict, rank: impl Fn(&Verdict) -> u8) -> Verdict {
 /// What a client is told: never what is stored, nor which policy said so.
 fn message(code: Code) -> &'static str {
     match code {
-        Code::Unenforceable => "the access is permitted only with obligations that are not enforced here",
-        Code::NeedsResource => "the access cannot be decided without the stored resource",
-        Code::NoPermit | Code::Forbidden => "the access is not permitted",
+        Code::Unenforceable | Code::NeedsResource | Code::NoPermit | Code::Forbidden => "the access is not permitted",
         Code::UnknownInteraction => "the request is no interaction of FHIR",
         Code::InvalidRequest => "the request is not acceptable",
         Code::InvalidToken => "the token is not acceptable",

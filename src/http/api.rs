@@ -663,7 +663,7 @@ mod tests {
         let request = r#""request":{"method":"GET","url":"/Patient/1"}"#;
         check("", "invalid-json", "1:0");
         check("[]", "invalid-request", "");
-        check(&format!(r#"{{"claims":{{}},"claims":{{}},{request}}}"#), "invalid-json", "1:22");
+        check(&format!(r#"{{"claims":{{}},"claims":{{}},{request}}}"#), "invalid-json", "1:21");
         check(&format!(r#"{{"claims":{{}},"reosurce":{{}},{request}}}"#), "invalid-request", "/reosurce");
         check(&format!("{{{request}}}"), "invalid-request", "");
         check(&format!(r#"{{"claims":{{}},"token":"x",{request}}}"#), "invalid-request", "");
@@ -723,7 +723,7 @@ mod tests {
         let reader = json!({ "iss": "https://i", "oid": "1", "roles": ["FHIR Data Reader"] });
         let answer = denied(reader, "DELETE");
         assert_eq!((&answer["code"], &answer["status"]), (&json!("no-permit"), &json!(403)));
-        assert_eq!(answer["challenge"], "Bearer error=\"insufficient_scope\", scope=\"system/Patient.d\"");
+        assert_eq!(answer["challenge"], "Bearer error=\"insufficient_scope\"");
         assert_eq!(answer["outcome"]["resourceType"], "OperationOutcome");
         let nobody = denied(json!({}), "GET");
         assert_eq!((&nobody["status"], &nobody["challenge"]), (&json!(401), &json!("Bearer")));

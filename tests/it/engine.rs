@@ -138,7 +138,7 @@ fn a_folder_with_any_error_does_not_load_and_says_all_that_is_wrong() {
         "@id(\"role-admin\") permit (principal, action, resource);",
         &["roles.cedar:21:1", "is taken at extra.cedar:1"],
     );
-    check("\n\n  nonsense", &["extra.cedar:3:3"]);
+    check("\n\n  nonsense", &["extra.cedar:3:11"]);
     check(
         "@id(\"a\") permit (principal, action, resource) when { principal.nothing };\n\
          @id(\"b\") permit (principal, action == Action::\"fly\", resource);\n\
