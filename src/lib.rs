@@ -52,6 +52,7 @@ pub mod engine {
     pub mod explain;
     #[doc(hidden)]
     pub mod properties;
+    pub mod standing;
 }
 
 /// The wire contract, and ◆ the server around it.

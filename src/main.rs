@@ -311,6 +311,7 @@ fn check(config: Config, file: Option<&Path>) -> Outcome {
         snapshot: &snapshot,
         issuers: &issuers,
         limits: &config.api,
+        standings: None,
         keys_are_final: true,
         now: now(),
         ids: &ids,

@@ -9,9 +9,10 @@ use std::collections::BTreeSet;
 use cedar_policy::{Authorizer, Entities, PolicySet, Request};
 use serde_json::Value;
 
-use crate::claims::rules::{Authority, Kind, Principal};
+use crate::claims::rules::{Authority, Kind};
 use crate::claims::scope::Constraint;
-use crate::engine::entities::{Content, EntityError, Facts, View, Views, context, resource_entity};
+use crate::engine::entities::{Content, Facts, View, context, resource_entity, resource_uid};
+use crate::engine::standing::{Asked, Standing};
 use crate::fhir::definitions::{FhirId, ResourceType};
 use crate::fhir::operation::{Access, EvidenceKind, Interaction, Operation, OperationError, Proposed, Reach};
 use crate::fhir::resource;
@@ -48,7 +49,7 @@ pub struct Enforces {
 }
 
 /// The answer to an operation; for a batch or transaction, with one for each entry.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use]
 pub struct Answer {
     pub decision: Decision,
@@ -104,16 +105,13 @@ pub struct Determining {
 /// Decides one operation. Never fails: a failure inside is a deny.
 pub fn decide(
     snapshot: &Snapshot,
-    principal: &Principal,
+    standing: &Standing,
     operation: &Operation,
     evidence: &Evidence<'_>,
     facts: &Facts,
     enforces: Enforces,
 ) -> Answer {
-    match Asker::new(snapshot, principal, facts, enforces) {
-        Ok(asker) => asker.operation(operation, evidence),
-        Err(_) => Answer::deny(Code::NoPermit, "the access is not permitted"),
-    }
+    Asker { snapshot, standing, facts, enforces }.operation(operation, evidence)
 }
 
 /// A denial before any policy is asked: the token, the request or the evidence is not acceptable.
@@ -155,7 +153,7 @@ pub enum Verdict {
 #[derive(Debug, Clone, Copy)]
 pub struct Question<'a> {
     pub access: &'a Access,
-    pub of: &'a str,
+    pub of: &'static str,
     pub id: Option<&'a FhirId>,
     pub content: Content<'a>,
     /// what to say where the answer depends on the resource
@@ -163,24 +161,13 @@ pub struct Question<'a> {
 }
 
 pub(super) struct Asker<'a> {
-    snapshot: &'a Snapshot,
-    principal: &'a Principal,
-    pub(super) views: Views,
-    facts: &'a Facts,
-    enforces: Enforces,
+    pub(super) snapshot: &'a Snapshot,
+    pub(super) standing: &'a Standing,
+    pub(super) facts: &'a Facts,
+    pub(super) enforces: Enforces,
 }
 
-impl<'a> Asker<'a> {
-    /// Someone who asks, ready to be asked about; a principal that cannot be written in Cedar is no one.
-    pub(super) fn new(
-        snapshot: &'a Snapshot,
-        principal: &'a Principal,
-        facts: &'a Facts,
-        enforces: Enforces,
-    ) -> Result<Asker<'a>, EntityError> {
-        Ok(Asker { snapshot, principal, views: Views::of(principal)?, facts, enforces })
-    }
-
+impl Asker<'_> {
     fn operation(&self, operation: &Operation, evidence: &Evidence<'_>) -> Answer {
         let mut answer = match questions(self.snapshot, operation, evidence) {
             Ok(questions) => self.all(operation, &questions),
@@ -192,7 +179,7 @@ impl<'a> Asker<'a> {
             (answer.decision, answer.policies) = (denied.decision.clone(), denied.policies.clone());
         }
         if let Decision::Deny(denial) = &mut answer.decision {
-            denial.unauthenticated = self.principal.authority == Authority::Nobody;
+            denial.unauthenticated = self.standing.principal.authority == Authority::Nobody;
             denial.scope = denial.scope.take().or_else(|| self.scope_that_helps(operation, denial.code));
         }
         answer
@@ -246,8 +233,23 @@ impl<'a> Asker<'a> {
         let Some(slice) = self.snapshot.index.slice(question.access.action, question.of) else {
             return Verdict::Failed(format!("`{}` is no type of this FHIR version", question.of));
         };
+        let content_is_known = match question.content {
+            Content::Known(_) => true,
+            Content::Nothing => question.of != SERVER,
+            Content::Unknown => question.id.is_some() && slice.reads.id,
+        };
+        let find = || self.find(operation, question, slice);
+        if content_is_known || slice.reads.now || slice.reads.source {
+            return find();
+        }
+        let Access { action, role, .. } = question.access;
+        let asked = Asked::new(*action, question.of, *role, operation.name.as_deref(), self.facts);
+        self.standing.verdict(asked, find)
+    }
+
+    fn find(&self, operation: &Operation, question: &Question<'_>, slice: &Slice) -> Verdict {
         // What forbids the whole principal forbids each of its views.
-        let forbids = match &self.views.whole {
+        let forbids = match &self.standing.views.whole {
             Some(view) if !slice.forbids.is_empty() => match self.ask(operation, question, view, slice) {
                 Ok(asked) => asked.forbids,
                 Err(message) => return Verdict::Failed(message),
@@ -259,8 +261,9 @@ impl<'a> Asker<'a> {
             Err(message) => Verdict::Failed(message),
         };
         let (action, of) = (question.access.action, question.of);
-        let scopes = self.views.scopes.iter().filter(|view| view.speaks_for(action, of)).map(verdict).reduce(either);
-        match (self.views.roles.as_ref().map(verdict), scopes) {
+        let scopes =
+            self.standing.views.scopes.iter().filter(|view| view.speaks_for(action, of)).map(verdict).reduce(either);
+        match (self.standing.views.roles.as_ref().map(verdict), scopes) {
             (Some(roles), Some(scopes)) => both(roles, scopes),
             (Some(verdict), None) | (None, Some(verdict)) => verdict,
             (None, None) => Verdict::NoPermit,
@@ -295,23 +298,36 @@ impl<'a> Asker<'a> {
     }
 
     /// One question to Cedar, about one view.
-    fn ask(&self, operation: &Operation, question: &Question<'_>, view: &View, slice: &Slice) -> Result<Asked, String> {
+    fn ask(
+        &self,
+        operation: &Operation,
+        question: &Question<'_>,
+        view: &View,
+        slice: &Slice,
+    ) -> Result<ByEffect, String> {
         let action = self.snapshot.action(question.access.action).ok_or("the schema lacks the action")?;
-        let (uid, resource) = resource_entity(self.snapshot, question.of, question.id, question.content, &slice.reads)
-            .map_err(|error| error.to_string())?;
+        let uid = resource_uid(question.of, question.id).map_err(|error| error.to_string())?;
         let context = context(self.facts, question.of, question.access.role, operation.name.as_deref(), &slice.reads)
             .map_err(|error| error.to_string())?;
         let request =
             Request::new(view.uid.clone(), action.uid(), uid, context, None).map_err(|error| error.to_string())?;
-        let entities = Entities::from_entities([view.entity.clone(), action.clone(), resource], None)
-            .map_err(|error| error.to_string())?;
+        // guards see no more of a resource than its uid, so that one that is not known needs no entity
+        let resource = match question.content {
+            Content::Unknown => None,
+            content @ (Content::Known(_) | Content::Nothing) => Some(
+                resource_entity(self.snapshot, question.of, question.id, content, &slice.reads)
+                    .map_err(|error| error.to_string())?,
+            ),
+        };
+        let entities = [view.entity.clone(), action.clone()].into_iter().chain(resource);
+        let entities = Entities::from_entities(entities, None).map_err(|error| error.to_string())?;
         let found = |side: &Side| match (question.content, question.id) {
             _ if side.is_empty() => Ok(Found::default()),
             (Content::Known(_) | Content::Nothing, _) => Ok(Found::sure(satisfied(&side.whole, &request, &entities)?)),
             (Content::Unknown, Some(_)) => Found::under(&side.by_id, &request, &entities),
             (Content::Unknown, None) => Found::under(&side.by_type, &request, &entities),
         };
-        Ok(Asked { permits: found(&slice.permits)?, forbids: found(&slice.forbids)? })
+        Ok(ByEffect { permits: found(&slice.permits)?, forbids: found(&slice.forbids)? })
     }
 
     /// Element paths that every permit of these hides: one that hides less permits the rest.
@@ -324,12 +340,12 @@ impl<'a> Asker<'a> {
     /// The SMART scope that covers an operation's own access, at the level at which this principal asks.
     fn scope_that_helps(&self, operation: &Operation, code: Code) -> Option<String> {
         let (of, letter) = (operation.resource_type?, operation.accesses().first()?.action.letters().first()?);
-        let level = match (&self.principal.patient, self.principal.kind) {
+        let level = match (&self.standing.principal.patient, self.standing.principal.kind) {
             (Some(_), _) => "patient",
             (None, Kind::User) => "user",
             (None, Kind::Client) => "system",
         };
-        let scopes_count = match self.principal.authority {
+        let scopes_count = match self.standing.principal.authority {
             Authority::Scopes | Authority::RolesAndScopes => true,
             Authority::Nobody | Authority::Roles => false,
         };
@@ -338,7 +354,7 @@ impl<'a> Asker<'a> {
 }
 
 /// The policies that one question found, by effect.
-struct Asked {
+struct ByEffect {
     permits: Found,
     forbids: Found,
 }
@@ -351,7 +367,7 @@ struct Found {
     depends: bool,
 }
 
-impl Asked {
+impl ByEffect {
     /// Cedar's rule, with what is not known yet: one forbid denies, no permit denies.
     fn verdict(self, more_forbids: &Found) -> Verdict {
         let forbids: BTreeSet<String> = self.forbids.sure.union(&more_forbids.sure).cloned().collect();
@@ -452,7 +468,7 @@ pub(super) fn questions<'a>(
 impl<'a> Question<'a> {
     fn new(
         access: &'a Access,
-        of: &'a str,
+        of: &'static str,
         id: Option<&'a FhirId>,
         content: Content<'a>,
         lacking: Code,

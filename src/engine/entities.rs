@@ -193,6 +193,11 @@ pub enum Content<'a> {
     Known(&'a Value),
 }
 
+/// The id of a question's resource.
+pub fn resource_uid(of: &str, id: Option<&FhirId>) -> Result<EntityUid, EntityError> {
+    uid_of(of, id.map_or(UNKNOWN_ID, FhirId::as_str))
+}
+
 /// The resource of a question as an entity. Only the tags that `reads` names are read.
 pub fn resource_entity(
     snapshot: &Snapshot,
@@ -200,8 +205,8 @@ pub fn resource_entity(
     id: Option<&FhirId>,
     content: Content<'_>,
     reads: &Reads,
-) -> Result<(EntityUid, Entity), EntityError> {
-    let uid = uid_of(of, id.map_or(UNKNOWN_ID, FhirId::as_str))?;
+) -> Result<Entity, EntityError> {
+    let uid = resource_uid(of, id)?;
     let (labels, parents, tags) = match (content, snapshot.definitions.resource_type(of)) {
         (Content::Known(json), Some(resource_type)) => (
             resource::labels(json),
@@ -221,9 +226,7 @@ pub fn resource_entity(
         attributes.push(("source".to_owned(), RestrictedExpression::new_string(source)));
     }
     let tags = tags.into_iter().map(|(name, values)| (name, strings(&values)));
-    let entity = Entity::new_with_tags(uid.clone(), attributes, parents, tags)
-        .map_err(|error| EntityError::Entity(error.to_string()))?;
-    Ok((uid, entity))
+    Entity::new_with_tags(uid, attributes, parents, tags).map_err(|error| EntityError::Entity(error.to_string()))
 }
 
 fn compartments(

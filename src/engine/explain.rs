@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::claims::rules::{Authority, Kind, Principal};
 use crate::engine::decide::{Asker, Enforces, Evidence, Verdict, questions};
 use crate::engine::entities::Facts;
+use crate::engine::standing::Standing;
 use crate::fhir::definitions::FhirId;
 use crate::fhir::operation::Operation;
 use crate::policy::snapshot::Snapshot;
@@ -75,14 +76,14 @@ pub struct Asked {
 /// Explains what `decide` answers to the same arguments.
 pub fn explain(
     snapshot: &Snapshot,
-    principal: &Principal,
+    standing: &Standing,
     operation: &Operation,
     evidence: &Evidence<'_>,
     facts: &Facts,
 ) -> Explanation {
-    let asker = Asker::new(snapshot, principal, facts, Enforces::default());
-    let (accesses, all) = match (asker, questions(snapshot, operation, evidence)) {
-        (Ok(asker), Ok(questions)) => {
+    let asker = Asker { snapshot, standing, facts, enforces: Enforces::default() };
+    let (accesses, all) = match questions(snapshot, operation, evidence) {
+        Ok(questions) => {
             let shown = questions.iter().take(QUESTIONS_MAX);
             let told = shown.map(|question| {
                 let (action, of) = (question.access.action, question.of);
@@ -106,11 +107,12 @@ pub fn explain(
             });
             (told.collect(), questions.len())
         }
-        (Err(_), _) | (_, Err(_)) => (Vec::new(), 0),
+        Err(_) => (Vec::new(), 0),
     };
     Explanation {
-        principal: who(principal),
-        notes: principal
+        principal: who(&standing.principal),
+        notes: standing
+            .principal
             .notes
             .iter()
             .map(|note| Remark { about: note.about.clone(), message: note.message.clone() })

@@ -7,8 +7,9 @@ use cedar_policy::{Authorizer, Decision as Cedar, Entities, PolicySet, Request};
 use serde_json::{Value, json};
 
 use crate::embedded;
-use crate::engine::decide::{Answer, Asker, Enforces, Evidence, Question, Stored, Verdict, decide, questions};
-use crate::engine::entities::{Content, Facts, View, context, resource_entity};
+use crate::engine::decide::{Answer, Asker, Code, Enforces, Evidence, Question, Stored, Verdict, decide, questions};
+use crate::engine::entities::{Content, Facts, View, context, resource_entity, resource_uid};
+use crate::engine::standing::Standing;
 use crate::fhir::definitions::FhirVersion;
 use crate::fhir::operation::{self, Body, Operation};
 use crate::policy::snapshot::{Settings, Snapshot};
@@ -16,7 +17,7 @@ use crate::token::jws::Claims;
 
 /// Draws a world from `input` and holds decisions against each other:
 /// nobody is permitted anything but what everyone may read; a forbid more never permits more; a permit without the
-/// resource stands with every resource; and the index answers as Cedar's own authorizer does over all policies.
+/// resource stands with every resource; a standing asked twice answers the same; and the index answers as Cedar's own authorizer does over all policies.
 pub fn holds(input: &[u8]) -> bool {
     let mut draw = Draw { input, at: 0 };
     let claims = draw.of(&CLAIMS).clone();
@@ -42,10 +43,13 @@ pub fn holds(input: &[u8]) -> bool {
         && (with.is_permit() || !world.decide(strict, &known).is_permit())
         && (without.is_permit() || !world.decide(strict, &unknown).is_permit())
         && (world.operation.public || !world.of_nobody(plain, &known).is_permit())
+        && world.answers_again_as_before(plain, [&known, &unknown])
+        && world.answers_again_as_before(strict, [&known, &unknown])
         && world.answers_as_cedar_does(plain, &known)
         && world.answers_as_cedar_does(strict, &known)
 }
 
+#[derive(Clone)]
 struct World {
     claims: Value,
     operation: Operation,
@@ -63,18 +67,30 @@ impl World {
     }
 
     fn decide_for(&self, claims: &Value, snapshot: &Snapshot, evidence: &Evidence<'_>) -> Answer {
-        let claims = Claims::vouched(claims.as_object().cloned().unwrap_or_default());
-        match snapshot.rules.principal(&claims, &snapshot.request.bases) {
-            Ok(principal) => decide(snapshot, &principal, &self.operation, evidence, &self.facts, Enforces::default()),
-            Err(refusal) => Answer::deny(super::decide::Code::InvalidToken, refusal.message),
+        match standing(claims, snapshot) {
+            Some(standing) => self.ask(snapshot, &standing, evidence),
+            None => Answer::deny(Code::InvalidToken, "the claims are refused"),
         }
+    }
+
+    fn ask(&self, snapshot: &Snapshot, standing: &Standing, evidence: &Evidence<'_>) -> Answer {
+        decide(snapshot, standing, &self.operation, evidence, &self.facts, Enforces::default())
+    }
+
+    /// A standing that was asked other things before answers as a new one.
+    fn answers_again_as_before(&self, snapshot: &Snapshot, others: [&Evidence<'_>; 2]) -> bool {
+        let Some(kept) = standing(&self.claims, snapshot) else { return true };
+        let calm = World { facts: Facts { emergency: !self.facts.emergency, ..self.facts.clone() }, ..self.clone() };
+        others.into_iter().chain(others).all(|evidence| {
+            calm.ask(snapshot, &kept, evidence) == calm.decide(snapshot, evidence)
+                && self.ask(snapshot, &kept, evidence) == self.decide(snapshot, evidence)
+        })
     }
 
     /// Each question of which the content is known, under each view, asked of all policies at once.
     fn answers_as_cedar_does(&self, snapshot: &Snapshot, evidence: &Evidence<'_>) -> bool {
-        let claims = Claims::vouched(self.claims.as_object().cloned().unwrap_or_default());
-        let Ok(principal) = snapshot.rules.principal(&claims, &snapshot.request.bases) else { return true };
-        let Ok(asker) = Asker::new(snapshot, &principal, &self.facts, Enforces::default()) else { return false };
+        let Some(standing) = standing(&self.claims, snapshot) else { return true };
+        let asker = Asker { snapshot, standing: &standing, facts: &self.facts, enforces: Enforces::default() };
         let Ok(questions) = questions(snapshot, &self.operation, evidence) else { return true };
         let mut all = PolicySet::new();
         for indexed in snapshot.index.policies() {
@@ -84,7 +100,7 @@ impl World {
         }
         let known = questions.iter().filter(|question| !matches!(question.content, Content::Unknown)).take(3);
         known.into_iter().all(|question| {
-            asker.views.roles.iter().chain(&asker.views.scopes).all(|view| {
+            standing.views.roles.iter().chain(&standing.views.scopes).all(|view| {
                 let cedar = self.cedar(snapshot, &all, question, view);
                 cedar.is_some_and(|cedar| asker.under_one_view(&self.operation, question, view) == cedar)
             })
@@ -93,7 +109,8 @@ impl World {
 
     fn cedar(&self, snapshot: &Snapshot, all: &PolicySet, question: &Question<'_>, view: &View) -> Option<Verdict> {
         let reads = crate::policy::index::Reads::everything();
-        let (uid, resource) = resource_entity(snapshot, question.of, question.id, question.content, &reads).ok()?;
+        let uid = resource_uid(question.of, question.id).ok()?;
+        let resource = resource_entity(snapshot, question.of, question.id, question.content, &reads).ok()?;
         let name = self.operation.name.as_deref();
         let context = context(&self.facts, question.of, question.access.role, name, &reads).ok()?;
         let action = snapshot.action(question.access.action)?;
@@ -111,6 +128,12 @@ impl World {
             (Cedar::Deny, true) => Verdict::NoPermit,
         })
     }
+}
+
+fn standing(claims: &Value, snapshot: &Snapshot) -> Option<Standing> {
+    let claims = Claims::vouched(claims.as_object().cloned().unwrap_or_default());
+    let principal = snapshot.rules.principal(&claims, &snapshot.request.bases).ok()?;
+    Standing::of(principal).ok()
 }
 
 type Loaded = LazyLock<Option<Snapshot>>;

@@ -4,14 +4,15 @@
 //! Source: shared/API.md; RFC 6750 for challenges; FHIR R4 OperationOutcome.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::claims::rules::Principal;
 use crate::engine::decide::{Answer, Code, Decision, Enforces, Evidence, Obligations, Stored, decide};
 use crate::engine::entities::Facts;
 use crate::engine::explain::{Explanation, explain};
+use crate::engine::standing::{Standing, Standings};
 use crate::fhir::operation::{self, Operation};
 use crate::json;
 use crate::policy::snapshot::Snapshot;
@@ -40,6 +41,8 @@ pub struct Desk<'a> {
     pub snapshot: &'a Snapshot,
     pub issuers: &'a Issuers,
     pub limits: &'a Limits,
+    /// the principals that asked this snapshot lately; without, each is made anew
+    pub standings: Option<&'a Standings>,
     /// whether a key that is not at hand is no key: nobody can fetch it, or somebody just did
     pub keys_are_final: bool,
     /// seconds since 1970
@@ -225,19 +228,18 @@ impl<'v> Question<'v> {
     fn answer(&self, desk: &Desk<'_>) -> Result<(Wire, Summary), KeyLacking> {
         let id = (desk.ids)();
         let operation = self.operation(desk);
-        let (answer, principal) = match (self.principal(desk)?, &operation) {
+        let (answer, standing) = match (self.standing(desk)?, &operation) {
             (Err(message), _) => (Answer::deny(Code::InvalidToken, message), None),
-            (Ok(principal), Err(error)) => (Answer::of_error(error), Some(principal)),
-            (Ok(principal), Ok(operation)) => {
-                let answer =
-                    decide(desk.snapshot, &principal, operation, &self.evidence(), &self.facts(desk), self.enforces);
-                (answer, Some(principal))
+            (Ok(standing), Err(error)) => (Answer::of_error(error), Some(standing)),
+            (Ok(standing), Ok(operation)) => {
+                let (evidence, facts) = (self.evidence(), self.facts(desk));
+                (decide(desk.snapshot, &standing, operation, &evidence, &facts, self.enforces), Some(standing))
             }
         };
         let operation = operation.ok();
-        let explanation = match (self.explain, &principal, &operation) {
-            (true, Some(principal), Some(operation)) => {
-                Some(explain(desk.snapshot, principal, operation, &self.evidence(), &self.facts(desk)))
+        let explanation = match (self.explain, &standing, &operation) {
+            (true, Some(standing), Some(operation)) => {
+                Some(explain(desk.snapshot, standing, operation, &self.evidence(), &self.facts(desk)))
             }
             (_, _, _) => None,
         };
@@ -269,7 +271,7 @@ impl<'v> Question<'v> {
     }
 
     /// Who asks; or, for the client, why the token is no good.
-    fn principal(&self, desk: &Desk<'_>) -> Result<Result<Principal, String>, KeyLacking> {
+    fn standing(&self, desk: &Desk<'_>) -> Result<Result<Arc<Standing>, String>, KeyLacking> {
         let claims = match self.who {
             Bearer::Claims(payload) => Claims::vouched(payload.clone()),
             Bearer::Token(token) => match jws::verify(token, desk.issuers, &desk.limits.token, desk.now) {
@@ -280,8 +282,14 @@ impl<'v> Question<'v> {
                 Err(error) => return Ok(Err(error.to_string())),
             },
         };
-        let bases = &desk.snapshot.request.bases;
-        Ok(desk.snapshot.rules.principal(&claims, bases).map_err(|refusal| refusal.message))
+        let make = || {
+            let principal = desk.snapshot.rules.principal(&claims, &desk.snapshot.request.bases);
+            Standing::of(principal.map_err(|refusal| refusal.message)?).map_err(|error| error.to_string())
+        };
+        Ok(match desk.standings {
+            Some(standings) => standings.of(&claims, make),
+            None => make().map(Arc::new),
+        })
     }
 }
 
@@ -600,7 +608,15 @@ fn bytes<T: Serialize>(value: &T) -> Vec<u8> {
 pub fn holds(input: &[u8], snapshot: &Snapshot) -> bool {
     let issuers = Issuers::new(snapshot.rules.issuers().to_vec());
     let limits = Limits::default();
-    let desk = Desk { snapshot, issuers: &issuers, limits: &limits, keys_are_final: true, now: 0, ids: &String::new };
+    let desk = Desk {
+        snapshot,
+        issuers: &issuers,
+        limits: &limits,
+        standings: None,
+        keys_are_final: true,
+        now: 0,
+        ids: &String::new,
+    };
     let sound = |answered: Result<Result<Answered, ApiError>, KeyLacking>| match answered {
         Ok(Ok(answered)) => serde_json::from_slice::<Value>(&answered.body).is_ok_and(|body| body.is_object()),
         Ok(Err(error)) => (400..500).contains(&error.status) && !error.message.is_empty(),
@@ -643,6 +659,7 @@ mod tests {
             snapshot: &SNAPSHOT,
             issuers: &issuers,
             limits: &limits,
+            standings: None,
             keys_are_final: true,
             now: 0,
             ids: &|| "id".to_owned(),

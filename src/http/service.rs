@@ -96,6 +96,7 @@ impl Service {
             snapshot: &state.snapshot,
             issuers: &issuers,
             limits: &self.limits,
+            standings: Some(&state.standings),
             keys_are_final,
             now: now(),
             ids: &|| Ulid::generate().to_string(),

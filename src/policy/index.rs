@@ -36,6 +36,8 @@ pub struct Reads {
     pub now: bool,
     /// `context.source`, or the context as a whole
     pub source: bool,
+    /// which resource it is, by the scope
+    pub id: bool,
 }
 
 /// What of the resource decides whether a policy is satisfied.
@@ -79,6 +81,7 @@ impl Indexed {
         };
         let mut types = BTreeSet::new();
         types_in(&json, &mut types);
+        reads.id = looks == Looks::Id;
         let mut permit = json;
         set(&mut permit, "effect", json!("permit"));
         let mut guard = permit.clone();
@@ -143,7 +146,7 @@ fn types_in(value: &Value, into: &mut BTreeSet<String>) {
 impl Reads {
     /// All that can be read.
     pub fn everything() -> Reads {
-        Reads { tags: None, now: true, source: true }
+        Reads { tags: None, now: true, source: true, id: true }
     }
 
     /// The tags that may be read; `None` for any.
@@ -153,6 +156,7 @@ impl Reads {
 
     fn unite(&mut self, other: &Reads) {
         self.now |= other.now;
+        self.id |= other.id;
         self.source |= other.source;
         self.tags = match (self.tags.take(), &other.tags) {
             (Some(mut tags), Some(more)) => {

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arc_swap::ArcSwap;
 
 use crate::embedded;
+use crate::engine::standing::Standings;
 use crate::finding::Finding;
 use crate::policy::snapshot::{Settings, Snapshot};
 use crate::sources::folder;
@@ -18,6 +19,7 @@ use crate::token::issuers::Issuers;
 pub struct State {
     pub snapshot: Snapshot,
     pub keys: KeyRing,
+    pub standings: Standings,
 }
 
 /// The state in force, and where the next one comes from.
@@ -66,5 +68,5 @@ fn load(origin: Option<&Path>, settings: &Settings, previous: Option<&KeyRing>) 
     let base = origin.unwrap_or(Path::new("."));
     let keys = KeyRing::load(issuers, base, previous)
         .map_err(|error| vec![Finding::of_file(crate::policy::snapshot::CLAIMS, error)])?;
-    Ok(State { snapshot, keys })
+    Ok(State { snapshot, keys, standings: Standings::default() })
 }

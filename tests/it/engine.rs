@@ -17,6 +17,7 @@ pub fn ask(snapshot: &Snapshot, question: &Value) -> Value {
         snapshot,
         issuers: &issuers,
         limits: &limits,
+        standings: None,
         keys_are_final: true,
         now: 1_767_225_600,
         ids: &String::new,
