@@ -2,6 +2,8 @@
 //! `cargo bench --bench load`: both run as processes of their own, are driven in turn over kept connections, and what
 //! they used is taken from the operating system's accounts. Prints ratios; decides nothing.
 
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a benchmark that fails serves nobody")]
+
 use std::convert::Infallible;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};

@@ -239,7 +239,7 @@ mod tests {
             Err("the name ` at line 7 column 7` stands twice in one object at 1:46"),
         );
         check("too deep", b"[[[[1]]]]", Err("nested too deeply at 1:4"));
-        check("too deep, mixed", br#"{"a":[{"b":[]}]}"#, Err("nested too deeply at 1:12"));
+        check("too deep, mixed", br#"{"a":[{"b":[]}]}"#, Err("nested too deeply at 1:13"));
         check("trailing data", b"{} {}", Err("trailing characters at 1:4"));
         check("trailing comma", b"[1,]", Err("trailing comma at 1:4"));
         check("empty", b"", Err("the text ends too early at 1:0"));

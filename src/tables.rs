@@ -101,7 +101,7 @@ struct Matrix {
 #[serde(untagged)]
 enum MatrixRequest {
     Line(String),
-    Full(Asked),
+    Full(Box<Asked>),
 }
 
 /// Runs every table of a folder against its policies.
@@ -208,7 +208,7 @@ impl Matrix {
 impl MatrixRequest {
     fn asked(&self) -> Asked {
         match self {
-            MatrixRequest::Full(asked) => asked.clone(),
+            MatrixRequest::Full(asked) => (**asked).clone(),
             MatrixRequest::Line(request) => Asked {
                 request: request.clone(),
                 headers: None,

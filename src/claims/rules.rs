@@ -236,7 +236,7 @@ impl Rules {
             };
         }
         for (index, profile) in self.profiles.iter().enumerate() {
-            for named in profile.issuers.iter().filter_map(|pattern| names(pattern, issuer)) {
+            if let Some(named) = profile.issuers.iter().find_map(|pattern| names(pattern, issuer)) {
                 self.judge_tenant(named, index, claims)?;
                 return Ok(Some(index));
             }

@@ -23,7 +23,7 @@ pub fn holds(input: &[u8]) -> bool {
     let claims = draw.of(&CLAIMS).clone();
     let resource = draw.of(&RESOURCES);
     let proposed = draw.of(&RESOURCES);
-    let facts = Facts { emergency: draw.byte() % 2 == 0, now: 1_767_225_600, ..Facts::default() };
+    let facts = Facts { emergency: draw.byte().is_multiple_of(2), now: 1_767_225_600, ..Facts::default() };
     let (method, url, body) = draw.request();
     let (Some(plain), Some(strict)) = (snapshot(&PLAIN), snapshot(&STRICT)) else { return false };
     let request = operation::Request {

@@ -712,7 +712,7 @@ mod tests {
         check(
             r#"{"claims":{},"request":{"method":"GET","url":"/x","headers":{"a":"","A":""}}}"#,
             "invalid-request",
-            "/request/headers/a",
+            "/request/headers/A",
         );
     }
 
