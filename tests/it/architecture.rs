@@ -104,8 +104,9 @@ fn imports(text: &str) -> Vec<String> {
     let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
     code.flat_map(|line| ["crate::", "cedarward::"].into_iter().flat_map(move |root| line.split(root).skip(1)))
         .map(|path| {
-            let end = path.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == ':')).unwrap_or(path.len());
-            path[..end].trim_end_matches(':').split("::").take(2).collect::<Vec<_>>().join("/")
+            let name = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
+            let path: String = path.chars().take_while(|c| name(*c)).collect();
+            path.trim_end_matches(':').split("::").take(2).collect::<Vec<_>>().join("/")
         })
         .filter(|room| !room.is_empty() && !room.starts_with(char::is_uppercase))
         .collect()
