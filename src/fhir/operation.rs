@@ -657,6 +657,11 @@ impl<'a> Reader<'a> {
         .into())
     }
 
+    /// Whether a lax server might take it for a type's name.
+    fn names_type(&self, name: &str) -> bool {
+        self.room.definitions.resource_types().any(|of| of.as_str().eq_ignore_ascii_case(name.trim()))
+    }
+
     fn id(&self, text: &str) -> Parsed<FhirId> {
         Ok(FhirId::parse(text).ok_or(Invalid::Id)?)
     }
@@ -835,6 +840,7 @@ impl<'a> Reader<'a> {
         let at = At::Instance(of, id);
         let mut accesses = Accesses::of(primary(Action::PATCH, at.reach(), EvidenceKind::StoredAndProposed));
         self.add_unknown(&mut accesses, Action::PATCH, GENERAL)?;
+        self.add_patched_references(&mut accesses)?;
         Ok(Operation { proposed: Proposed::Caller, ..self.build(Interaction::Patch, at, accesses) })
     }
 
@@ -844,6 +850,7 @@ impl<'a> Reader<'a> {
         let at = At::Type(of);
         let mut accesses = Accesses::of(primary(Action::PATCH, at.reach(), EvidenceKind::StoredAndProposed));
         condition(&mut accesses, Some(of), &search, &[Action::PATCH]);
+        self.add_patched_references(&mut accesses)?;
         let operation = self.build(Interaction::Patch, at, accesses);
         Ok(Operation { conditional: true, search: Some(search), proposed: Proposed::Caller, ..operation })
     }
@@ -932,36 +939,39 @@ impl<'a> Reader<'a> {
         self.criteria(Level::Type(of), self.without_control(&given)?, &[])
     }
 
-    /// The criteria of a conditional interaction. A criterion without a value is none: servers ignore it.
+    /// The criteria of a conditional interaction. A criterion without a value is none: servers ignore it, and `,` and
+    /// `|` are but the places where values would stand.
     fn criteria(&self, level: Level<'_>, given: Vec<Parameter>, also: &[&str]) -> Parsed<Search> {
         let search = self.grammar.search(level, &given, also).map_err(Invalid::from)?;
         if !search.has_criteria() {
             return Err(Unknown::NoCriteria { method: self.method.as_str() }.into());
         }
-        match given.iter().find(|parameter| parameter.value.is_empty()) {
+        match given.iter().find(|parameter| is_blank(&parameter.value)) {
             Some(empty) => Err(Invalid::EmptyCriterion { name: word(&empty.name) }.into()),
             None => Ok(search),
         }
     }
 
     /// `"reference": "Patient?identifier=…"`: the server searches for it, with the rights of whoever asks.
-    fn add_conditional_references(&self, accesses: &mut Accesses, resource: &Value) -> Parsed<()> {
-        let mut texts = BTreeSet::new();
-        let mut waiting = vec![resource];
-        while let Some(value) = waiting.pop() {
-            match value {
-                Value::Array(items) => waiting.extend(items),
-                Value::Object(members) => {
-                    if let Some(Value::String(text)) = members.get("reference")
-                        && text.contains('?')
-                    {
-                        texts.insert(text.as_str());
-                    }
-                    waiting.extend(members.values());
-                }
-                Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
-            }
-        }
+    fn add_conditional_references(&self, accesses: &mut Accesses, body: &Value) -> Parsed<()> {
+        self.add_searches(accesses, strings(body).filter(|(name, text)| *name == "reference" && text.contains('?')))
+    }
+
+    /// A patch may put a reference anywhere, so that each of its strings that reads as one is one.
+    fn add_patched_references(&self, accesses: &mut Accesses) -> Parsed<()> {
+        let Body::Json(patch) = self.body else {
+            return Ok(());
+        };
+        let is_one = |text: &str| text.contains('?') && self.names_type(text_before_criteria(text));
+        self.add_searches(accesses, strings(patch).filter(|(_, text)| is_one(text)))
+    }
+
+    fn add_searches<'t>(
+        &self,
+        accesses: &mut Accesses,
+        references: impl Iterator<Item = (&'t str, &'t str)>,
+    ) -> Parsed<()> {
+        let texts: BTreeSet<&str> = references.map(|(_, text)| text).collect();
         self.count(texts.len())?;
         for text in texts {
             if let Some((of, search)) = self.conditional_reference(text)? {
@@ -971,21 +981,31 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// `None`: a URL of another server, where nothing here is searched.
+    /// `None`: what is no FHIR type, as a URL of another service. A type under another base counts all the same, as
+    /// servers take what follows the last slash.
     fn conditional_reference(&self, text: &str) -> Parsed<Option<(ResourceType, Search)>> {
         let unread = Invalid::ConditionalReference { pointer: "reference" };
         let Settings { bases, url_bytes_max, parameters_max, .. } = self.room.settings;
         let limits = Limits { url_bytes_max: *url_bytes_max, parameters_max: *parameters_max };
-        let rooted = rooted(text);
-        let target = match url::parse(&rooted, bases, limits) {
-            Ok(target) => target,
-            Err(UrlError::ForeignBase { .. }) => return Ok(None),
-            Err(_) => return Err(unread.into()),
+        let (mut text, mut is_foreign) = (text, false);
+        let target = loop {
+            match url::parse(&rooted(text), bases, limits) {
+                Ok(target) => break target,
+                Err(UrlError::ForeignBase { .. }) if !is_foreign => {
+                    let head = text.split('?').next().unwrap_or_default();
+                    text = head.rfind('/').and_then(|slash| text.get(slash + 1..)).ok_or(unread.clone())?;
+                    is_foreign = true;
+                }
+                Err(_) => return Err(unread.into()),
+            }
         };
         let [of] = target.segments.as_slice() else {
             return Err(unread.into());
         };
-        let of = self.resource_type(of)?;
+        let of = match self.resource_type(of) {
+            Err(_) if is_foreign && !self.names_type(of) => return Ok(None),
+            read => read?,
+        };
         let search = self.criteria(Level::Type(of), self.without_control(&target.query)?, &[])?;
         Ok(Some((of, search)))
     }
@@ -1296,6 +1316,9 @@ impl Call<'_, '_> {
             let (target, evidence) = (self.at.reach(), self.at.evidence());
             accesses.add(Access { action, target, role: AccessRole::Selector, evidence });
         }
+        if self.inputs.iter().any(|input| input.name == "patient") {
+            self.reader.add_named(&mut accesses, Action::SEARCH_TYPE, AccessRole::Selector, &["Patient"]);
+        }
         for (of, search) in self.type_filters()? {
             accesses.add(primary(self.action, Reach::Type(of), EvidenceKind::Many));
             accesses.touch(search.touches());
@@ -1561,6 +1584,32 @@ fn is_named(parameter: &Parameter, names: &[&str]) -> bool {
     names.iter().any(|name| name.eq_ignore_ascii_case(head))
 }
 
+/// Every string of a JSON value, with the name of the member that it is, or is an item of.
+fn strings(value: &Value) -> impl Iterator<Item = (&str, &str)> {
+    let mut waiting = vec![("", value)];
+    std::iter::from_fn(move || {
+        loop {
+            match waiting.pop()? {
+                (name, Value::String(text)) => return Some((name, text.as_str())),
+                (name, Value::Array(items)) => waiting.extend(items.iter().map(|item| (name, item))),
+                (_, Value::Object(members)) => {
+                    waiting.extend(members.iter().map(|(name, value)| (name.as_str(), value)));
+                }
+                (_, Value::Null | Value::Bool(_) | Value::Number(_)) => {}
+            }
+        }
+    })
+}
+
+/// `Patient` of `…/Patient?identifier=…`.
+fn text_before_criteria(text: &str) -> &str {
+    text.split('?').next().and_then(|path| path.rsplit('/').next()).unwrap_or_default()
+}
+
+fn is_blank(value: &str) -> bool {
+    value.chars().all(|letter| letter.is_whitespace() || matches!(letter, ',' | '|'))
+}
+
 fn is_of(resource: &Value, name: &str) -> bool {
     resource.get("resourceType").and_then(Value::as_str) == Some(name)
 }
@@ -1609,13 +1658,14 @@ fn body_input(given: &Value) -> Parsed<Parameter> {
 fn split_filters(text: &str) -> Vec<String> {
     let mut filters: Vec<String> = Vec::new();
     for piece in text.split(',') {
-        let begins = piece.split_once('?').is_some_and(|(of, _)| of.bytes().all(|byte| byte.is_ascii_alphabetic()));
+        let filter = piece.trim_start();
+        let begins = filter.split_once('?').is_some_and(|(of, _)| of.bytes().all(|byte| byte.is_ascii_alphabetic()));
         match filters.last_mut() {
             Some(last) if !begins => {
                 last.push(',');
                 last.push_str(piece);
             }
-            Some(_) | None => filters.push(piece.to_owned()),
+            Some(_) | None => filters.push(filter.to_owned()),
         }
     }
     filters

@@ -693,8 +693,11 @@ impl<'a, 'b> Walk<'a, 'b> {
                     self.touch_named(&["ValueSet"]);
                 }
             }
-            // the hierarchy of what is referred to
+            // the hierarchy of what is referred to; where a deployment's own parameter leads, nobody knows
             Modifier::Above | Modifier::Below => {
+                if parameters.is_empty() {
+                    self.touched.insert(Touched::Every);
+                }
                 let targets = references.iter().flat_map(|parameter| parameter.targets.iter().copied());
                 self.touched.extend(targets.map(Touched::Type));
             }

@@ -9,6 +9,8 @@ mod engine;
 #[cfg(test)]
 mod http;
 #[cfg(test)]
+mod requests;
+#[cfg(test)]
 mod serve;
 #[cfg(test)]
 mod tables;
