@@ -72,7 +72,7 @@ pub struct Issuer {
     pub tenants: Vec<String>,
     /// A token without `exp` is accepted.
     pub without_exp: bool,
-    /// A token without `aud` is accepted. One that has it must still fit `audiences`, unless none are configured.
+    /// A token without `aud` is accepted. One that has it must still fit `audiences`.
     pub without_aud: bool,
     pub key_source: KeySource,
 }

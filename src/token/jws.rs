@@ -443,7 +443,7 @@ fn numeric_date(payload: &Map<String, Value>, claim: &'static str) -> Result<Opt
     }
 }
 
-/// An issuer without configured audiences accepts no token that has one, unless its entry allows their absence.
+/// RFC 7519 4.1.3: an `aud` that is there and names nobody here refuses the token, also where its absence is allowed.
 fn judge_audience(payload: &Map<String, Value>, issuer: &Issuer) -> Result<(), TokenError> {
     let audiences: Vec<&str> = match payload.get("aud") {
         None if issuer.without_aud => return Ok(()),
@@ -455,8 +455,7 @@ fn judge_audience(payload: &Map<String, Value>, issuer: &Issuer) -> Result<(), T
         }
         Some(_) => return Err(TokenError::AudienceMalformed),
     };
-    let anybody = issuer.without_aud && issuer.audiences.is_empty();
-    match anybody || issuer.audiences.iter().any(|own| audiences.contains(&own.as_str())) {
+    match issuer.audiences.iter().any(|own| audiences.contains(&own.as_str())) {
         true => Ok(()),
         false => Err(TokenError::Audience),
     }

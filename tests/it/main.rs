@@ -14,3 +14,5 @@ mod requests;
 mod serve;
 #[cfg(test)]
 mod tables;
+#[cfg(test)]
+mod token;
