@@ -1,6 +1,6 @@
 //! A principal ready to be asked about, and what was found about it; and the principals that asked lately.
 //! Hides both caches. INVARIANT: they never change an answer: what is kept depends on nothing but its key
-//! (`engine::properties` asks with them and without).
+//! (`tests/it/engine.rs` asks with them and without).
 //! INVARIANT: principals are kept by a hash of all their claims and of how these were vouched for, within one snapshot.
 
 use std::collections::HashMap;

@@ -1,27 +1,28 @@
 //! Properties of deciding: the index answers as the whole set does, and no policy added ever opens what it should close.
 
 use cedarward::embedded;
+use cedarward::engine::standing::Standings;
 use cedarward::http::api::{self, Desk};
 use cedarward::policy::folder::Folder;
 use cedarward::policy::snapshot::Snapshot;
 use cedarward::token::issuers::Issuers;
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::tables::settings;
 
+const NOW: i64 = 1_767_225_600;
+
 /// Asks one question of `/v1/authorize`, as bytes, and gives the answer.
 pub fn ask(snapshot: &Snapshot, question: &Value) -> Value {
+    ask_at(snapshot, question, None, NOW)
+}
+
+fn ask_at(snapshot: &Snapshot, question: &Value, standings: Option<&Standings>, now: i64) -> Value {
     let issuers = Issuers::new(snapshot.rules.issuers().to_vec());
     let limits = api::Limits::default();
-    let desk = Desk {
-        snapshot,
-        issuers: &issuers,
-        limits: &limits,
-        standings: None,
-        keys_are_final: true,
-        now: 1_767_225_600,
-        ids: &String::new,
-    };
+    let desk =
+        Desk { snapshot, issuers: &issuers, limits: &limits, standings, keys_are_final: true, now, ids: &String::new };
     let answered = api::authorize(&desk, question.to_string().as_bytes()).unwrap().unwrap();
     serde_json::from_slice(&answered.body).unwrap()
 }
@@ -157,4 +158,59 @@ fn a_folder_with_any_error_does_not_load_and_says_all_that_is_wrong() {
     let mut folder = embedded::folder();
     folder.0.remove("claims.yaml");
     assert!(Snapshot::load(&folder, &settings()).err().unwrap()[0].to_string().contains("no claim rules"));
+}
+
+/// Policies that look at everything that a question can hold beside the resource.
+const WATCHFUL: &str = r#"
+    @id("night") forbid (principal, action, resource is Patient) when { context.now > datetime("2026-06-01") };
+    @id("away") forbid (principal, action, resource is Group)
+        when { context has source && context.source.isInRange(ip("192.0.2.0/24")) };
+    @id("purpose") permit (principal in Role::"clerk", action, resource is Group)
+        when { context.purposes.contains("TREAT") };
+    @id("test") forbid (principal, action, resource is Group) when { context.server == "test" };
+    @id("emergency") permit (principal in Role::"clerk", action, resource) when { context.emergency };
+    @id("include") forbid (principal, action, resource is Patient) when { context.access == "include" };
+    @id("operation") permit (principal in Role::"clerk", action == Action::"operation", resource)
+        when { context has operation && context.operation == "$frob" };
+    @id("redacting") @redact("Group.member")
+        permit (principal in Role::"clerk", action == Action::"read", resource is Group);
+"#;
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    /// P3, P5, P6: whatever was asked before, and by whom, the answer is the one that is given without caches.
+    #[test]
+    fn caches_never_change_an_answer(
+        asked in prop::collection::vec((0..6usize, 0..12usize, 0..4usize, 0..5usize, any::<bool>()), 2..60)
+    ) {
+        static SNAPSHOT: std::sync::LazyLock<Snapshot> = std::sync::LazyLock::new(|| load(WATCHFUL));
+        let claims = [
+            json!({ "iss": "https://i", "sub": "1", "roles": ["clerk"] }),
+            json!({ "iss": "https://i", "sub": "1", "roles": ["FHIR Data Reader"] }),
+            json!({ "iss": "https://i", "sub": "2", "roles": ["clerk"] }),
+            json!({ "iss": "https://i", "sub": "1", "patient": "123", "scope": "patient/*.rs" }),
+            json!({ "iss": "https://i", "sub": "1", "patient": "456", "scope": "patient/*.rs" }),
+            json!({ "iss": "https://i", "sub": "1", "patient": "123", "scope": "patient/Observation.rs?category=laboratory" }),
+        ];
+        let requests = [
+            "/Observation/55", "/Group/1", "/Patient/123", "/Observation?_include=Observation:subject:Patient",
+            "/Group?_revinclude=Patient:link", "/Patient/1/$frob", "/Patient/1/$other", "/$frob", "/Practitioner?name=x",
+            "/Observation/55/_history", "/metadata", "/Patient?zodiac=leo",
+        ];
+        let contexts = [
+            json!({}), json!({ "emergency": true }), json!({ "purposeOfUse": ["TREAT"] }),
+            json!({ "sourceAddress": "192.0.2.7" }), json!({ "server": "test", "purposeOfUse": ["TREAT"] }),
+        ];
+        let standings = Standings::default();
+        for (claim, request, resource, context, late) in asked {
+            let mut question = json!({ "claims": claims[claim], "context": contexts[context], "explain": true,
+                "enforces": ["redact"], "request": { "method": "GET", "url": requests[request] } });
+            if request == 0 && resource > 0 {
+                question["resource"] = [lab("123"), lab("456"), Value::Null][resource - 1].clone();
+            }
+            let now = if late { NOW + 300 * 86_400 } else { NOW };
+            let fresh = ask_at(&SNAPSHOT, &question, None, now);
+            prop_assert_eq!(ask_at(&SNAPSHOT, &question, Some(&standings), now), fresh);
+        }
+    }
 }
