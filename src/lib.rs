@@ -18,6 +18,7 @@ pub mod token {
 pub mod fhir {
     pub mod action;
     pub mod definitions;
+    mod graphql;
     pub mod operation;
     pub mod path;
     pub mod resource;

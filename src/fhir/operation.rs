@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::fhir::action::Action;
 use crate::fhir::definitions::{Compartment, Definitions, FhirId, ResourceType};
+use crate::fhir::graphql;
 use crate::fhir::search::{By, Grammar, Level, Search, SearchError, Term, Touch, Touched, word};
 use crate::fhir::url::{self, Limits, Parameter, Target, UrlError};
 
@@ -1154,7 +1155,7 @@ impl<'a> Reader<'a> {
         let [text] = texts.as_slice() else {
             return Err(Invalid::GraphQl.into());
         };
-        if !only_queries(text) {
+        if !graphql::only_queries(text) {
             return Err(Invalid::GraphQl.into());
         }
         let access = primary(Action::of_operation(&name), Reach::Every, EvidenceKind::Many);
@@ -1669,83 +1670,6 @@ fn split_filters(text: &str) -> Vec<String> {
         }
     }
     filters
-}
-
-/// Whether a GraphQL document is well bracketed and has no mutation and no subscription. Strings and comments are
-/// skipped, so that nothing in them opens or closes a bracket; a word outside all brackets is never in doubt.
-fn only_queries(text: &str) -> bool {
-    let mut open: Vec<char> = Vec::new();
-    let mut selections = 0;
-    let mut rest = text;
-    loop {
-        rest = rest.trim_start_matches(|letter: char| letter.is_whitespace() || letter == ',' || letter == '\u{feff}');
-        let name: &str =
-            rest.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_').next().unwrap_or("");
-        if !name.is_empty() {
-            if open.is_empty() && matches!(name, "mutation" | "subscription") {
-                return false;
-            }
-            rest = rest.strip_prefix(name).unwrap_or_default();
-            continue;
-        }
-        if let Some(after) = rest.strip_prefix("\"\"\"") {
-            match after_block_string(after) {
-                Some(after) => rest = after,
-                None => return false,
-            }
-            continue;
-        }
-        let mut letters = rest.chars();
-        match letters.next() {
-            None => return open.is_empty() && selections > 0,
-            Some('#') => {
-                rest = rest.split_once(['\n', '\r']).map_or("", |(_, after)| after);
-                continue;
-            }
-            Some('"') => match after_string(letters.as_str()) {
-                Some(after) => {
-                    rest = after;
-                    continue;
-                }
-                None => return false,
-            },
-            Some(bracket @ ('{' | '(' | '[')) => open.push(bracket),
-            Some(bracket @ ('}' | ')' | ']')) => {
-                selections += usize::from(bracket == '}');
-                let fits = matches!((open.pop(), bracket), (Some('{'), '}') | (Some('('), ')') | (Some('['), ']'));
-                if !fits {
-                    return false;
-                }
-            }
-            Some(_) => {}
-        }
-        rest = letters.as_str();
-    }
-}
-
-fn after_string(text: &str) -> Option<&str> {
-    let mut letters = text.chars();
-    loop {
-        match letters.next()? {
-            '"' => return Some(letters.as_str()),
-            '\n' | '\r' => return None,
-            '\\' => {
-                letters.next()?;
-            }
-            _ => {}
-        }
-    }
-}
-
-fn after_block_string(text: &str) -> Option<&str> {
-    let mut rest = text;
-    loop {
-        let (before, after) = rest.split_once("\"\"\"")?;
-        if !before.ends_with('\\') {
-            return Some(after);
-        }
-        rest = after;
-    }
 }
 
 /// The property of this file: no panic; at least one access; and a further parameter never takes one away.

@@ -273,7 +273,13 @@ impl<'v> Question<'v> {
     /// Who asks; or, for the client, why the token is no good.
     fn standing(&self, desk: &Desk<'_>) -> Result<Result<Arc<Standing>, String>, KeyLacking> {
         let claims = match self.who {
-            Bearer::Claims(payload) => Claims::vouched(payload.clone()),
+            Bearer::Claims(payload) => {
+                let claims = Claims::vouched(payload.clone());
+                if let Err(error) = claims.judge_times_form() {
+                    return Ok(Err(error.to_string()));
+                }
+                claims
+            }
             Bearer::Token(token) => match jws::verify(token, desk.issuers, &desk.limits.token, desk.now) {
                 Ok(claims) => claims,
                 Err(TokenError::KeyUnknown { issuer_index }) if !desk.keys_are_final => {

@@ -123,3 +123,21 @@ fn rank(room: &str) -> Option<usize> {
 fn same_room(a: &str, b: &str) -> bool {
     a.split('/').next() == b.split('/').next() && !a.starts_with("http")
 }
+
+#[test]
+fn papers_link_to_papers_that_are_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut wrong = Vec::new();
+    for folder in [root.to_owned(), root.join("docs"), root.join("docs/adr")] {
+        let entries = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+        for paper in entries.filter(|path| path.extension().is_some_and(|extension| extension == "md")) {
+            let text = std::fs::read_to_string(&paper).unwrap();
+            for link in text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next()) {
+                if !link.is_empty() && !link.contains("://") && !folder.join(link).exists() {
+                    wrong.push(format!("{}: {link}", paper.display()));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
