@@ -60,6 +60,7 @@ pub mod engine {
 pub mod http {
     pub mod api;
     pub mod framing;
+    pub mod results;
     pub mod server;
     pub mod service;
 }

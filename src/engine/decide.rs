@@ -14,7 +14,9 @@ use crate::claims::scope::Constraint;
 use crate::engine::entities::{Content, Facts, View, context, resource_entity, resource_uid};
 use crate::engine::standing::{Asked, Standing};
 use crate::fhir::definitions::{FhirId, ResourceType};
-use crate::fhir::operation::{Access, EvidenceKind, Interaction, Operation, OperationError, Proposed, Reach};
+use crate::fhir::operation::{
+    Access, AccessRole, EvidenceKind, Interaction, Operation, OperationError, Proposed, Reach,
+};
 use crate::fhir::resource;
 use crate::policy::index::{Guards, Side, Slice};
 use crate::policy::schema::SERVER;
@@ -69,6 +71,8 @@ pub enum Decision {
 /// What a caller must do for a permit to hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Obligations {
+    /// each resource must pass `/v1/filter` before it is returned
+    pub check_results: bool,
     /// element paths to remove from what is returned
     pub redact: BTreeSet<String>,
 }
@@ -114,6 +118,17 @@ pub fn decide(
     Asker { snapshot, standing, facts, enforces }.operation(operation, evidence)
 }
 
+/// Whether a resource that an answer is about to return may be, as it is stored: `None`, or the element paths to remove.
+pub fn result(
+    snapshot: &Snapshot,
+    standing: &Standing,
+    operation: &Operation,
+    facts: &Facts,
+    json: &Value,
+) -> Option<BTreeSet<String>> {
+    Asker { snapshot, standing, facts, enforces: Enforces::default() }.result(operation, json)
+}
+
 /// A denial before any policy is asked: the token, the request or the evidence is not acceptable.
 impl Answer {
     pub fn deny(code: Code, message: impl Into<String>) -> Answer {
@@ -132,6 +147,17 @@ impl Answer {
 
     pub fn is_permit(&self) -> bool {
         matches!(self.decision, Decision::Permit(_))
+    }
+
+    /// A transaction stands as a whole, and so do the obligations of its entries.
+    fn take_obligations_of_entries(&mut self) {
+        let Decision::Permit(obligations) = &mut self.decision else { return };
+        for entry in &self.entries {
+            if let Decision::Permit(further) = &entry.decision {
+                obligations.check_results |= further.check_results;
+                obligations.redact.extend(further.redact.iter().cloned());
+            }
+        }
     }
 }
 
@@ -178,6 +204,9 @@ impl Asker<'_> {
         if let (Interaction::Transaction, true, Some(denied)) = (operation.interaction, answer.is_permit(), denied) {
             (answer.decision, answer.policies) = (denied.decision.clone(), denied.policies.clone());
         }
+        if operation.interaction == Interaction::Transaction {
+            answer.take_obligations_of_entries();
+        }
         if let Decision::Deny(denial) = &mut answer.decision {
             denial.unauthenticated = self.standing.principal.authority == Authority::Nobody;
             denial.scope = denial.scope.take().or_else(|| self.scope_that_helps(operation, denial.code));
@@ -198,13 +227,18 @@ impl Asker<'_> {
 
     /// All questions of an operation: the worst answer is the operation's.
     fn all(&self, operation: &Operation, questions: &[Question<'_>]) -> Answer {
-        let mut redact = BTreeSet::new();
+        let mut obligations = Obligations::default();
         let mut policies = BTreeSet::new();
         let mut worst = if questions.is_empty() { Some((Code::NoPermit, BTreeSet::new())) } else { None };
         for question in questions {
-            let (code, ids) = match self.question(operation, question) {
+            let verdict = self.question(operation, question);
+            if is_checked_later(operation, question, &verdict) {
+                obligations.check_results = true;
+                continue;
+            }
+            let (code, ids) = match verdict {
                 Verdict::Permit(ids) => {
-                    redact.extend(self.agreed_to_hide(&ids));
+                    obligations.redact.extend(self.agreed_to_hide(&ids));
                     policies.extend(ids.into_iter().map(|id| Determining { id, permits: true }));
                     continue;
                 }
@@ -216,16 +250,56 @@ impl Asker<'_> {
                 worst = Some((code, ids));
             }
         }
-        if worst.is_none() && !redact.is_empty() && !self.enforces.redact {
-            worst = Some((Code::Unenforceable, BTreeSet::new()));
+        if worst.is_none() {
+            worst = self.not_enforced(operation, &obligations).map(|code| (code, BTreeSet::new()));
         }
         match worst {
-            None => Answer { decision: Decision::Permit(Obligations { redact }), policies, entries: Vec::new() },
+            None => Answer { decision: Decision::Permit(obligations), policies, entries: Vec::new() },
             Some((code, ids)) => Answer {
                 policies: ids.into_iter().map(|id| Determining { id, permits: false }).collect(),
                 ..Answer::deny(code, message(code))
             },
         }
+    }
+
+    /// What to say to a caller that does not carry out what a permit needs.
+    fn not_enforced(&self, operation: &Operation, obligations: &Obligations) -> Option<Code> {
+        match obligations {
+            // with the resource, the check is made here
+            Obligations { check_results: true, .. } if !self.enforces.check_results => {
+                Some(match operation.interaction {
+                    Interaction::Read => Code::NeedsResource,
+                    _ => Code::Unenforceable,
+                })
+            }
+            Obligations { redact, .. } if !redact.is_empty() && !self.enforces.redact => Some(Code::Unenforceable),
+            Obligations { .. } => None,
+        }
+    }
+
+    /// It is judged under each access that may have brought it.
+    fn result(&self, operation: &Operation, json: &Value) -> Option<BTreeSet<String>> {
+        let of = self.snapshot.definitions.resource_type(json.get("resourceType")?.as_str()?)?;
+        let id = FhirId::parse(json.get("id")?.as_str()?)?;
+        let mut redact = BTreeSet::new();
+        let mut brought = false;
+        for access in operation.accesses() {
+            let reaches = match &access.target {
+                Reach::Server => false,
+                Reach::Every => true,
+                Reach::Type(target) => *target == of,
+                Reach::Instance(target, own) => *target == of && *own == id,
+            };
+            if !reaches || !matches!(access.role, AccessRole::Primary | AccessRole::Include) {
+                continue;
+            }
+            let content = Content::Known(json);
+            let question = Question::new(access, of.as_str(), Some(&id), content, Code::NeedsResource);
+            let Verdict::Permit(ids) = self.question(operation, &question) else { return None };
+            redact.extend(self.agreed_to_hide(&ids));
+            brought = true;
+        }
+        brought.then_some(redact)
     }
 
     /// One question under every view of the principal: roles and scopes must both permit where both are there.
@@ -402,6 +476,23 @@ fn satisfied(permits: &PolicySet, request: &Request, entities: &Entities) -> Res
         return Err(error.to_string());
     }
     Ok(response.diagnostics().reason().map(|id| AsRef::<str>::as_ref(id).to_owned()).collect())
+}
+
+/// Whether what a question leaves open can be judged result by result: what is read where it is not at hand, versions,
+/// and what an include brings. Not what a search looks for: how many there are would tell of what is hidden.
+fn is_checked_later(operation: &Operation, question: &Question<'_>, verdict: &Verdict) -> bool {
+    use Interaction as I;
+    let (searches, reads) = match operation.interaction {
+        I::SearchType | I::SearchSystem | I::SearchCompartment => (true, false),
+        I::Read | I::Vread | I::HistoryInstance | I::HistoryType | I::HistorySystem => (false, true),
+        I::Update | I::Patch | I::Delete | I::Create => (false, false),
+        I::Capabilities | I::Batch | I::Transaction | I::Operation => (false, false),
+    };
+    match (question.access.role, verdict) {
+        (AccessRole::Include, Verdict::Undecided | Verdict::NoPermit | Verdict::Forbid(_)) => searches,
+        (AccessRole::Primary, Verdict::Undecided) => reads,
+        (_, _) => false,
+    }
 }
 
 /// Any of several scopes is enough, unless something forbids or fails.

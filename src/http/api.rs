@@ -71,7 +71,7 @@ impl ApiError {
         ApiError { status, code, message: message.into(), at: None }
     }
 
-    fn malformed(at: &str, message: impl Into<String>) -> ApiError {
+    pub(super) fn malformed(at: &str, message: impl Into<String>) -> ApiError {
         ApiError { at: Some(at.to_owned()), ..ApiError::new(400, "invalid-request", message) }
     }
 
@@ -162,20 +162,25 @@ fn batch(value: &Value) -> Result<&Vec<Value>, ApiError> {
     Ok(questions)
 }
 
-fn not_json(error: json::JsonError) -> ApiError {
+pub(super) fn not_json(error: json::JsonError) -> ApiError {
     let at = format!("{}:{}", error.line, error.column);
     ApiError { at: Some(at), ..ApiError::new(400, "invalid-json", error.message) }
 }
 
 /// One question as it was sent, its form checked.
 struct Question<'v> {
-    who: Bearer<'v>,
-    request: Asked<'v>,
+    asker: Asker<'v>,
     stored: Stored<'v>,
     proposed: Option<&'v Value>,
-    facts: Facts,
     enforces: Enforces,
     explain: bool,
+}
+
+/// Who asks, for which request, under which circumstances: what every question holds.
+pub(super) struct Asker<'v> {
+    who: Bearer<'v>,
+    request: Asked<'v>,
+    facts: Facts,
 }
 
 enum Bearer<'v> {
@@ -194,13 +199,7 @@ impl<'v> Question<'v> {
     fn read(value: &'v Value, at: &str) -> Result<Question<'v>, ApiError> {
         let fields = Fields::of(value, at)?;
         fields.only(&["token", "claims", "request", "resource", "proposed", "context", "enforces", "explain"])?;
-        let who = match (fields.get("token"), fields.get("claims")) {
-            (Some(_), Some(_)) => return Err(ApiError::malformed(at, "both `token` and `claims` are given; send one")),
-            (None, None) => return Err(ApiError::malformed(at, "neither `token` nor `claims` is given")),
-            (Some(_), None) => Bearer::Token(fields.text("token")?.unwrap_or_default()),
-            (None, Some(claims)) => Bearer::Claims(Fields::of(claims, &fields.at("claims"))?.object),
-        };
-        let request = fields.get("request").ok_or_else(|| ApiError::malformed(at, "`request` is missing"))?;
+        let asker = Asker::read(&fields)?;
         let stored = match fields.get("resource") {
             None => Stored::NotLoaded,
             Some(Value::Null) => Stored::Absent,
@@ -214,32 +213,24 @@ impl<'v> Question<'v> {
             Some(json @ Value::Object(_)) => Some(json),
             Some(_) => return Err(ApiError::malformed(&fields.at("proposed"), "`proposed` must be an object")),
         };
-        Ok(Question {
-            who,
-            request: Asked::read(request, &fields.at("request"))?,
-            stored,
-            proposed,
-            facts: facts(fields.get("context"), &fields.at("context"))?,
-            enforces: enforces(&fields)?,
-            explain: fields.flag("explain")?,
-        })
+        Ok(Question { asker, stored, proposed, enforces: enforces(&fields)?, explain: fields.flag("explain")? })
     }
 
     fn answer(&self, desk: &Desk<'_>) -> Result<(Wire, Summary), KeyLacking> {
         let id = (desk.ids)();
-        let operation = self.operation(desk);
-        let (answer, standing) = match (self.standing(desk)?, &operation) {
+        let operation = self.asker.operation(desk);
+        let (answer, standing) = match (self.asker.standing(desk)?, &operation) {
             (Err(message), _) => (Answer::deny(Code::InvalidToken, message), None),
             (Ok(standing), Err(error)) => (Answer::of_error(error), Some(standing)),
             (Ok(standing), Ok(operation)) => {
-                let (evidence, facts) = (self.evidence(), self.facts(desk));
+                let (evidence, facts) = (self.evidence(), self.asker.facts(desk));
                 (decide(desk.snapshot, &standing, operation, &evidence, &facts, self.enforces), Some(standing))
             }
         };
         let operation = operation.ok();
         let explanation = match (self.explain, &standing, &operation) {
             (true, Some(standing), Some(operation)) => {
-                Some(explain(desk.snapshot, standing, operation, &self.evidence(), &self.facts(desk)))
+                Some(explain(desk.snapshot, standing, operation, &self.evidence(), &self.asker.facts(desk)))
             }
             (_, _, _) => None,
         };
@@ -248,14 +239,29 @@ impl<'v> Question<'v> {
     }
 
     fn evidence(&self) -> Evidence<'v> {
-        Evidence { stored: self.stored, proposed: self.proposed, body: self.request.body }
+        Evidence { stored: self.stored, proposed: self.proposed, body: self.asker.request.body }
+    }
+}
+
+impl<'v> Asker<'v> {
+    pub(super) fn read(fields: &Fields<'v>) -> Result<Asker<'v>, ApiError> {
+        let at = fields.here.as_str();
+        let who = match (fields.get("token"), fields.get("claims")) {
+            (Some(_), Some(_)) => return Err(ApiError::malformed(at, "both `token` and `claims` are given; send one")),
+            (None, None) => return Err(ApiError::malformed(at, "neither `token` nor `claims` is given")),
+            (Some(_), None) => Bearer::Token(fields.text("token")?.unwrap_or_default()),
+            (None, Some(claims)) => Bearer::Claims(Fields::of(claims, &fields.at("claims"))?.object),
+        };
+        let request = fields.get("request").ok_or_else(|| ApiError::malformed(at, "`request` is missing"))?;
+        let request = Asked::read(request, &fields.at("request"))?;
+        Ok(Asker { who, request, facts: facts(fields.get("context"), &fields.at("context"))? })
     }
 
-    fn facts(&self, desk: &Desk<'_>) -> Facts {
+    pub(super) fn facts(&self, desk: &Desk<'_>) -> Facts {
         Facts { now: desk.now, ..self.facts.clone() }
     }
 
-    fn operation(&self, desk: &Desk<'_>) -> Result<Operation, operation::OperationError> {
+    pub(super) fn operation(&self, desk: &Desk<'_>) -> Result<Operation, operation::OperationError> {
         let body = match self.request.body {
             None => operation::Body::None,
             Some(Value::String(form)) => operation::Body::Form(form),
@@ -271,7 +277,7 @@ impl<'v> Question<'v> {
     }
 
     /// Who asks; or, for the client, why the token is no good.
-    fn standing(&self, desk: &Desk<'_>) -> Result<Result<Arc<Standing>, String>, KeyLacking> {
+    pub(super) fn standing(&self, desk: &Desk<'_>) -> Result<Result<Arc<Standing>, String>, KeyLacking> {
         let claims = match self.who {
             Bearer::Claims(payload) => {
                 let claims = Claims::vouched(payload.clone());
@@ -373,18 +379,18 @@ fn enforces(fields: &Fields<'_>) -> Result<Enforces, ApiError> {
 }
 
 /// The fields of a JSON object, and where it stands.
-struct Fields<'v> {
+pub(super) struct Fields<'v> {
     object: &'v Map<String, Value>,
     here: String,
 }
 
 impl<'v> Fields<'v> {
-    fn of(value: &'v Value, at: &str) -> Result<Fields<'v>, ApiError> {
+    pub(super) fn of(value: &'v Value, at: &str) -> Result<Fields<'v>, ApiError> {
         let object = value.as_object().ok_or_else(|| ApiError::malformed(at, "an object is expected here"))?;
         Ok(Fields { object, here: at.to_owned() })
     }
 
-    fn only(&self, known: &[&str]) -> Result<(), ApiError> {
+    pub(super) fn only(&self, known: &[&str]) -> Result<(), ApiError> {
         match self.object.keys().find(|name| !known.contains(&name.as_str())) {
             None => Ok(()),
             Some(name) => {
@@ -394,11 +400,11 @@ impl<'v> Fields<'v> {
         }
     }
 
-    fn get(&self, name: &str) -> Option<&'v Value> {
+    pub(super) fn get(&self, name: &str) -> Option<&'v Value> {
         self.object.get(name)
     }
 
-    fn at(&self, name: &str) -> String {
+    pub(super) fn at(&self, name: &str) -> String {
         pointer(&self.here, name)
     }
 
@@ -542,7 +548,15 @@ fn wire_operation(operation: &Operation) -> WireOperation {
 }
 
 fn wire_obligations(obligations: &Obligations) -> Option<Value> {
-    (!obligations.redact.is_empty()).then(|| json!({ "redact": obligations.redact }))
+    let Obligations { check_results, redact } = obligations;
+    let mut wire = Map::new();
+    if *check_results {
+        wire.insert("checkResults".to_owned(), json!(true));
+    }
+    if !redact.is_empty() {
+        wire.insert("redact".to_owned(), json!(redact));
+    }
+    (!wire.is_empty()).then_some(Value::Object(wire))
 }
 
 fn code_of(code: Code) -> &'static str {
@@ -604,7 +618,7 @@ fn json_of<T: Serialize>(name: &str, value: &T) -> Value {
 }
 
 /// JSON of our own making always serializes: its keys are strings, and it holds no floats that are no numbers.
-fn bytes<T: Serialize>(value: &T) -> Vec<u8> {
+pub(super) fn bytes<T: Serialize>(value: &T) -> Vec<u8> {
     serde_json::to_vec(value).unwrap_or_default()
 }
 

@@ -12,6 +12,7 @@ use serde_json::json;
 use ulid::Ulid;
 
 use crate::http::api::{self, Answered, ApiError, Desk, KeyLacking, Summary};
+use crate::http::results;
 use crate::http::server::{Answer, Ask};
 use crate::policy::snapshot::Snapshot;
 use crate::sources::serving::{Serving, State};
@@ -45,11 +46,12 @@ impl Service {
         let answer = match (ask.path.as_str(), ask.method.as_str()) {
             ("/v1/authorize", "POST") => self.decide(&ask, api::authorize).await,
             ("/v1/authorize/batch", "POST") => self.decide(&ask, api::authorize_batch).await,
+            ("/v1/filter", "POST") => self.decide(&ask, results::filter).await,
             ("/v1/policies", "GET" | "HEAD") => Ok(policies(&self.serving.state().snapshot)),
             ("/healthz", "GET" | "HEAD") => Ok(text(200, "alive\n".to_owned())),
             ("/readyz", "GET" | "HEAD") => Ok(self.ready()),
             ("/metrics", "GET" | "HEAD") => Ok(text(200, self.metrics())),
-            ("/v1/authorize" | "/v1/authorize/batch", _) => Err(not_allowed("POST")),
+            ("/v1/authorize" | "/v1/authorize/batch" | "/v1/filter", _) => Err(not_allowed("POST")),
             ("/v1/policies" | "/healthz" | "/readyz" | "/metrics", _) => Err(not_allowed("GET, HEAD")),
             (_, _) => Err((ApiError::new(404, "not-found", "there is nothing at this path"), None)),
         };

@@ -11,7 +11,7 @@ const ORDER: &[&[&str]] = &[
     &["embedded"],
     &["engine"],
     &["http/api"],
-    &["tables", "http/framing"],
+    &["tables", "http/framing", "http/results"],
     &["http/server"],
     &["config"],
     &["sources"],

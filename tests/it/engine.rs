@@ -33,7 +33,7 @@ fn with(extra: &str) -> Folder {
     folder
 }
 
-fn load(extra: &str) -> Snapshot {
+pub fn load(extra: &str) -> Snapshot {
     match Snapshot::load(&with(extra), &settings()) {
         Ok(snapshot) => snapshot,
         Err(findings) => panic!("{extra}\n{findings:#?}"),

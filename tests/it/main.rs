@@ -11,6 +11,8 @@ mod http;
 #[cfg(test)]
 mod requests;
 #[cfg(test)]
+mod results;
+#[cfg(test)]
 mod serve;
 #[cfg(test)]
 mod tables;
