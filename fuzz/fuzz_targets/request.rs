@@ -12,4 +12,5 @@ static SNAPSHOT: LazyLock<Snapshot> = LazyLock::new(|| {
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| {
     assert!(cedarward::http::api::holds(input, &SNAPSHOT));
+    assert!(cedarward::http::results::holds(input, &SNAPSHOT));
 });

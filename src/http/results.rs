@@ -12,9 +12,10 @@ use crate::engine::decide::{Enforces, Evidence, Stored, decide, result};
 use crate::engine::entities::Facts;
 use crate::engine::standing::Standing;
 use crate::fhir::operation::Operation;
-use crate::http::api::{Answered, ApiError, Asker, Desk, Fields, KeyLacking, bytes, not_json};
+use crate::http::api::{Answered, ApiError, Asker, Desk, Fields, KeyLacking, Limits, bytes, not_json};
 use crate::json;
 use crate::policy::snapshot::Snapshot;
+use crate::token::issuers::Issuers;
 
 /// `POST /v1/filter`: a decision for each resource, or the bundle without what is denied.
 pub fn filter(desk: &Desk<'_>, body: &[u8]) -> Result<Result<Answered, ApiError>, KeyLacking> {
@@ -222,3 +223,41 @@ const CHOICES: &[&str] = &[
     "Reference", "RelatedArtifact", "SampledData", "Signature", "String", "Time", "Timing", "TriggerDefinition",
     "UnsignedInt", "Uri", "Url", "UsageContext", "Uuid",
 ];
+
+/// For any bytes, an answer or an error with its status. And where they are a question of `/v1/authorize` with a resource:
+/// a bundle of it keeps what the decision permits, nothing else; and nobody in particular is shown nothing.
+#[doc(hidden)]
+pub fn holds(input: &[u8], snapshot: &Snapshot) -> bool {
+    let issuers = Issuers::new(snapshot.rules.issuers().to_vec());
+    let limits = Limits::default();
+    let ids = &String::new;
+    let desk =
+        Desk { snapshot, issuers: &issuers, limits: &limits, standings: None, keys_are_final: true, now: 0, ids };
+    let is_sound = match filter(&desk, input) {
+        Ok(Ok(answered)) => serde_json::from_slice::<Value>(&answered.body).is_ok_and(|body| body.is_object()),
+        Ok(Err(error)) => (400..500).contains(&error.status) && !error.message.is_empty(),
+        Err(KeyLacking(_)) => false,
+    };
+    let Some(mut question) = json::parse(input, limits.json_depth_max).ok().filter(Value::is_object) else {
+        return is_sound;
+    };
+    let Some(members) = question.as_object_mut() else { return is_sound };
+    let Some(resource) = members.remove("resource").filter(Value::is_object) else { return is_sound };
+    members.retain(|name, _| ["claims", "request", "context"].contains(&name.as_str()));
+    let asked = |of: &Value, name: &str, value: Value| {
+        let mut question = of.clone();
+        question.as_object_mut()?.insert(name.to_owned(), value);
+        let answered = filter(&desk, question.to_string().as_bytes()).ok()?.ok()?;
+        serde_json::from_slice::<Value>(&answered.body).ok()
+    };
+    let is_permitted = |of: &Value| {
+        asked(of, "resources", json!([resource])).map(|answer| answer.pointer("/decisions/0") == Some(&json!("permit")))
+    };
+    let bundle = json!({ "resourceType": "Bundle", "type": "searchset", "entry": [{ "resource": resource }] });
+    let is_kept = asked(&question, "bundle", bundle).map(|answer| answer.pointer("/bundle/entry/0").is_some());
+    let mut nobody = question.clone();
+    if let Some(members) = nobody.as_object_mut() {
+        members.insert("claims".to_owned(), json!({}));
+    }
+    is_sound && is_permitted(&question) == is_kept && is_permitted(&nobody) != Some(true)
+}

@@ -1,9 +1,10 @@
 //! `/v1/filter`: what a server may return of what it found, and the obligations that lead there.
 
 use cedarward::http::api::{self, Desk};
-use cedarward::http::results::filter;
+use cedarward::http::results::{filter, holds};
 use cedarward::policy::snapshot::Snapshot;
 use cedarward::token::issuers::Issuers;
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::engine::{ask, load};
@@ -191,4 +192,25 @@ fn what_is_malformed_is_an_error() {
         json!([]),
         "unknown field; known here: token, claims, request, context, resources, bundle at /enforces",
     );
+}
+
+proptest! {
+    /// Well-formed questions, then bent in one letter.
+    #[test]
+    fn whatever_is_asked(
+        url in prop::sample::select(vec!["/Observation/55", "/Observation", "/Patient?_revinclude=Observation:subject", "/metadata", "/x"]),
+        claims in prop::sample::select(vec![app(), json!({}), json!({ "iss": "https://i", "roles": ["admin"] })]),
+        patient in prop::sample::select(vec!["123", "456"]),
+        at in any::<prop::sample::Index>(),
+        with in prop::option::of("[ -~]"),
+    ) {
+        static SNAPSHOT: std::sync::LazyLock<Snapshot> = std::sync::LazyLock::new(|| load(""));
+        let resource = observation("55", patient);
+        let mut text = json!({ "claims": claims, "request": get(url), "resource": resource }).to_string();
+        if let Some(with) = with {
+            let at = at.index(text.len());
+            text.replace_range(at..=at, &with);
+        }
+        prop_assert!(holds(text.as_bytes(), &SNAPSHOT), "{text}");
+    }
 }
