@@ -219,7 +219,7 @@ impl<'t> Parser<'t> {
                 return Err(PathError::Unsupported { at });
             }
             let inner = self.cast_operand(depth + 1)?;
-            self.expect(")")?;
+            self.must_be(")")?;
             inner
         } else {
             let name = self.name()?;
@@ -233,7 +233,7 @@ impl<'t> Parser<'t> {
             if self.eat("[") {
                 let digits = self.take_while(|c| c.is_ascii_digit());
                 operand.steps.push(Step::Item(digits.parse().map_err(|_| PathError::Unsupported { at })?));
-                self.expect("]")?;
+                self.must_be("]")?;
             } else if self.ahead(".exists()") || !self.eat(".") {
                 return Ok(operand);
             } else if operand.refers_to.is_some() {
@@ -266,16 +266,16 @@ impl<'t> Parser<'t> {
             }
             "where" => {
                 let member = self.name()?.to_owned();
-                self.expect("=")?;
-                self.expect("'")?;
+                self.must_be("=")?;
+                self.must_be("'")?;
                 let text = self.take_while(|c| c != '\'' && c != '\\').to_owned();
-                self.expect("'")?;
+                self.must_be("'")?;
                 operand.steps.push(Step::Where(member, text));
                 operand
             }
             _ => return Err(PathError::Unsupported { at }),
         };
-        self.expect(")")?;
+        self.must_be(")")?;
         Ok(operand)
     }
 
@@ -335,7 +335,7 @@ impl<'t> Parser<'t> {
         self.rest().trim_start().starts_with(token)
     }
 
-    fn expect(&mut self, token: &str) -> Result<(), PathError> {
+    fn must_be(&mut self, token: &str) -> Result<(), PathError> {
         if self.eat(token) { Ok(()) } else { Err(PathError::Unsupported { at: self.at }) }
     }
 
