@@ -318,9 +318,10 @@ impl<'a> Grammar<'a> {
             "_score" => result(parameter, head, &["true", "false"]),
             "_contained" => {
                 let mut read = result(parameter, head, &["true", "false", "both"])?;
-                // what contains a match is returned, of whatever type it is
+                // what contains a match is returned, of whatever type it is; or the match alone, which nobody can judge
+                // without what contains it
                 if value != "false" {
-                    read.touches.push(Touch { touched: Touched::Every, by: By::Include });
+                    read.touches.push(Touch { touched: Touched::Every, by: By::Unknown });
                 }
                 Ok(read)
             }
