@@ -307,15 +307,7 @@ fn check(config: Config, file: Option<&Path>) -> Outcome {
     let question = question.map_err(|message| Stop(message, 2))?;
     let (snapshot, issuers) = load(&config)?;
     let ids = || ulid::Ulid::generate().to_string();
-    let desk = Desk {
-        snapshot: &snapshot,
-        issuers: &issuers,
-        limits: &config.api,
-        standings: None,
-        keys_are_final: true,
-        now: now(),
-        ids: &ids,
-    };
+    let desk = Desk { ids: &ids, ..Desk::alone(&snapshot, &issuers, &config.api, now()) };
     match api::authorize(&desk, &question) {
         Ok(Ok(answered)) => {
             let permit = answered.summaries.iter().all(|summary| summary.permit);

@@ -268,15 +268,7 @@ fn insert(object: &mut Value, name: &str, value: Option<Value>) {
 fn ask(snapshot: &Snapshot, now: i64, question: &Value) -> Value {
     let limits = api::Limits::default();
     let issuers = Issuers::new(snapshot.rules.issuers().to_vec());
-    let desk = Desk {
-        snapshot,
-        issuers: &issuers,
-        limits: &limits,
-        standings: None,
-        keys_are_final: true,
-        now,
-        ids: &String::new,
-    };
+    let desk = Desk::alone(snapshot, &issuers, &limits, now);
     match api::authorize(&desk, question.to_string().as_bytes()) {
         Ok(Ok(answered)) => serde_json::from_slice(&answered.body).unwrap_or(Value::Null),
         Ok(Err(error)) => json!({ "error": { "status": error.status, "message": error.message, "at": error.at } }),

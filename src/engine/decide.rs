@@ -2,7 +2,8 @@
 //! Hides how a question is asked with and without the resource, and how the views of a principal are joined.
 //! INVARIANT: every access is permitted, or the operation is denied; an operation without accesses is denied.
 //! INVARIANT: a policy that errors denies, whatever the others say. Cedar's own authorizer would skip it, even a forbid.
-//! INVARIANT: what depends on a resource that is not at hand is no permit.
+//! INVARIANT: what depends on a resource that is not at hand is no permit, but for results that can be checked one by one
+//! by a caller that says it does.
 
 use std::collections::BTreeSet;
 

@@ -3,8 +3,8 @@
 //! INVARIANT: a principal of one issuer never has the id of another issuer's.
 //! INVARIANT: a view has no more than the principal has, so that what it is permitted the principal is permitted.
 
+use core::net::IpAddr;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::LazyLock;
 

@@ -965,7 +965,7 @@ impl<'a> Reader<'a> {
         let Body::Json(patch) = self.body else {
             return Ok(());
         };
-        let is_one = |text: &str| text.contains('?') && self.names_type(text_before_criteria(text));
+        let is_one = |text: &str| text.contains('?') && self.names_type(type_before_criteria(text));
         self.add_searches(accesses, strings(patch).filter(|(_, text)| is_one(text)))
     }
 
@@ -1310,7 +1310,7 @@ fn strings(value: &Value) -> impl Iterator<Item = (&str, &str)> {
 }
 
 /// `Patient` of `…/Patient?identifier=…`.
-fn text_before_criteria(text: &str) -> &str {
+fn type_before_criteria(text: &str) -> &str {
     text.split('?').next().and_then(|path| path.rsplit('/').next()).unwrap_or_default()
 }
 

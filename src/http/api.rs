@@ -3,7 +3,7 @@
 //! INVARIANT: a field that is not known, stands twice or is `null` where a value is meant gives no decision.
 //! Source: shared/API.md; RFC 6750 for challenges; FHIR R4 OperationOutcome.
 
-use std::net::IpAddr;
+use core::net::IpAddr;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -49,6 +49,13 @@ pub struct Desk<'a> {
     pub now: i64,
     /// a new id for each decision
     pub ids: &'a dyn Fn() -> String,
+}
+
+impl<'a> Desk<'a> {
+    /// One question by itself: no caches, no ids, and nobody who could fetch a key.
+    pub fn alone(snapshot: &'a Snapshot, issuers: &'a Issuers, limits: &'a Limits, now: i64) -> Desk<'a> {
+        Desk { snapshot, issuers, limits, standings: None, keys_are_final: true, now, ids: &String::new }
+    }
 }
 
 /// A key that is not at hand: the issuer at this index of `Issuers` may have it. Fetch its keys and ask again.
@@ -628,15 +635,7 @@ pub(super) fn bytes<T: Serialize>(value: &T) -> Vec<u8> {
 pub fn holds(input: &[u8], snapshot: &Snapshot) -> bool {
     let issuers = Issuers::new(snapshot.rules.issuers().to_vec());
     let limits = Limits::default();
-    let desk = Desk {
-        snapshot,
-        issuers: &issuers,
-        limits: &limits,
-        standings: None,
-        keys_are_final: true,
-        now: 0,
-        ids: &String::new,
-    };
+    let desk = Desk::alone(snapshot, &issuers, &limits, 0);
     let sound = |answered: Result<Result<Answered, ApiError>, KeyLacking>| match answered {
         Ok(Ok(answered)) => serde_json::from_slice::<Value>(&answered.body).is_ok_and(|body| body.is_object()),
         Ok(Err(error)) => (400..500).contains(&error.status) && !error.message.is_empty(),
@@ -675,15 +674,7 @@ mod tests {
     fn ask(batch: bool, body: &str) -> Result<Value, (u16, &'static str, Option<String>)> {
         let issuers = Issuers::new(Vec::new());
         let limits = Limits::default();
-        let desk = Desk {
-            snapshot: &SNAPSHOT,
-            issuers: &issuers,
-            limits: &limits,
-            standings: None,
-            keys_are_final: true,
-            now: 0,
-            ids: &|| "id".to_owned(),
-        };
+        let desk = Desk { ids: &|| "id".to_owned(), ..Desk::alone(&SNAPSHOT, &issuers, &limits, 0) };
         let answered = if batch { authorize_batch(&desk, body.as_bytes()) } else { authorize(&desk, body.as_bytes()) };
         match answered.unwrap() {
             Ok(answered) => Ok(serde_json::from_slice(&answered.body).unwrap()),

@@ -21,8 +21,7 @@ pub fn ask(snapshot: &Snapshot, question: &Value) -> Value {
 fn ask_at(snapshot: &Snapshot, question: &Value, standings: Option<&Standings>, now: i64) -> Value {
     let issuers = Issuers::new(snapshot.rules.issuers().to_vec());
     let limits = api::Limits::default();
-    let desk =
-        Desk { snapshot, issuers: &issuers, limits: &limits, standings, keys_are_final: true, now, ids: &String::new };
+    let desk = Desk { standings, ..Desk::alone(snapshot, &issuers, &limits, now) };
     let answered = api::authorize(&desk, question.to_string().as_bytes()).unwrap().unwrap();
     serde_json::from_slice(&answered.body).unwrap()
 }

@@ -12,9 +12,7 @@ use crate::engine::{ask, load};
 fn filtered(snapshot: &Snapshot, question: &Value) -> Result<Value, String> {
     let issuers = Issuers::new(snapshot.rules.issuers().to_vec());
     let limits = api::Limits::default();
-    let ids = &String::new;
-    let desk =
-        Desk { snapshot, issuers: &issuers, limits: &limits, standings: None, keys_are_final: true, now: 0, ids };
+    let desk = Desk::alone(snapshot, &issuers, &limits, 0);
     let answered = filter(&desk, question.to_string().as_bytes()).unwrap();
     answered
         .map(|answered| serde_json::from_slice(&answered.body).unwrap())
@@ -63,6 +61,24 @@ fn what_is_not_at_hand_is_checked_later_by_who_can() {
     let write = json!({ "claims": { "iss": "https://i", "sub": "u", "patient": "123", "scope": "patient/*.cruds" },
         "request": { "method": "DELETE", "url": "/Observation/55" }, "enforces": ["filter", "checkResults", "redact"] });
     assert_eq!(ask(&snapshot, &write)["code"], "needs-resource");
+}
+
+#[test]
+fn a_transaction_takes_on_what_its_entries_need() {
+    let snapshot = load("");
+    let entry = json!({ "request": get("Observation/55") });
+    let body = |kind: &str| json!({ "resourceType": "Bundle", "type": kind, "entry": [entry] });
+    let asked = |kind: &str, enforces: Value| {
+        let request = json!({ "method": "POST", "url": "/", "body": body(kind) });
+        ask(&snapshot, &json!({ "claims": app(), "request": request, "enforces": enforces }))
+    };
+    let checked = json!({ "checkResults": true });
+    let transaction = asked("transaction", json!(["checkResults"]));
+    assert_eq!((&transaction["obligations"], &transaction["entries"][0]["obligations"]), (&checked, &checked));
+    assert_eq!(asked("transaction", json!([]))["code"], "needs-resource");
+    let batch = asked("batch", json!(["checkResults"]));
+    assert_eq!((&batch["obligations"], &batch["entries"][0]["obligations"]), (&Value::Null, &checked));
+    assert_eq!(asked("batch", json!([]))["entries"][0]["code"], "needs-resource");
 }
 
 /// Twin: what passes the filter of a read is what the read with its resource is permitted.
