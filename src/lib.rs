@@ -51,8 +51,13 @@ pub mod engine {
     pub mod decide;
     pub mod entities;
     pub mod explain;
+    pub mod filter;
+    mod narrow;
     #[doc(hidden)]
     pub mod properties;
+    pub mod residual;
+    #[doc(hidden)]
+    pub mod soundness;
     pub mod standing;
 }
 

@@ -2,26 +2,30 @@
 //! Hides how a question is asked with and without the resource, and how the views of a principal are joined.
 //! INVARIANT: every access is permitted, or the operation is denied; an operation without accesses is denied.
 //! INVARIANT: a policy that errors denies, whatever the others say. Cedar's own authorizer would skip it, even a forbid.
-//! INVARIANT: what depends on a resource that is not at hand is no permit, but for results that can be checked one by one
-//! by a caller that says it does.
+//! INVARIANT: what depends on a resource that is not at hand is no permit, but under obligations that the caller enforces.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use cedar_policy::{Authorizer, Entities, PolicySet, Request};
+use cedar_policy::{Authorizer, Entities, PolicyId, PolicySet, Request};
 use serde_json::Value;
 
 use crate::claims::rules::{Authority, Kind};
 use crate::claims::scope::Constraint;
 use crate::engine::entities::{Content, Facts, View, context, resource_entity, resource_uid};
+use crate::engine::narrow::{Accounts, Needs};
+use crate::engine::residual::{self, Atom, Formula, Known};
 use crate::engine::standing::{Asked, Standing};
 use crate::fhir::definitions::{FhirId, ResourceType};
 use crate::fhir::operation::{
     Access, AccessRole, EvidenceKind, Interaction, Operation, OperationError, Proposed, Reach,
 };
 use crate::fhir::resource;
-use crate::policy::index::{Guards, Side, Slice};
+use crate::policy::index::{Guards, Reads, Side, Slice};
 use crate::policy::schema::SERVER;
 use crate::policy::snapshot::Snapshot;
+
+pub use crate::engine::narrow::Narrowed;
 
 /// What is known of the resources that a request is about.
 #[derive(Debug, Clone, Copy)]
@@ -72,6 +76,8 @@ pub enum Decision {
 /// What a caller must do for a permit to hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Obligations {
+    /// the search that shows no more than may be seen
+    pub filter: Option<Narrowed>,
     /// each resource must pass `/v1/filter` before it is returned
     pub check_results: bool,
     /// element paths to remove from what is returned
@@ -171,9 +177,20 @@ pub enum Verdict {
     Forbid(BTreeSet<String>),
     NoPermit,
     /// it depends on the resource
-    Undecided,
+    Undecided(Open),
     /// the question could not be asked, or a policy failed; for the explanation alone
     Failed(String),
+}
+
+/// Which permits there are where a verdict depends on the resource.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Open {
+    /// those that are satisfied whatever it holds
+    pub sure: BTreeSet<String>,
+    /// those that depend on it
+    pub maybe: BTreeSet<String>,
+    /// whether a forbid depends on it
+    pub may_be_forbidden: bool,
 }
 
 /// One thing asked about: an action on a type, and what is known of the resource.
@@ -226,55 +243,47 @@ impl Asker<'_> {
         operation.entries.iter().enumerate().map(entry).collect()
     }
 
-    /// All questions of an operation: the worst answer is the operation's.
+    /// All questions of an operation: the worst answer is the operation's, but for what can be narrowed.
     fn all(&self, operation: &Operation, questions: &[Question<'_>]) -> Answer {
-        let mut obligations = Obligations::default();
+        let mut redact = BTreeSet::new();
         let mut policies = BTreeSet::new();
-        let mut worst = if questions.is_empty() { Some((Code::NoPermit, BTreeSet::new())) } else { None };
+        let mut accounts = Accounts::default();
         for question in questions {
-            let verdict = self.question(operation, question);
-            if is_checked_later(operation, question, &verdict) {
-                obligations.check_results = true;
-                continue;
-            }
-            let (code, ids) = match verdict {
+            match self.question(operation, question) {
                 Verdict::Permit(ids) => {
-                    obligations.redact.extend(self.agreed_to_hide(&ids));
-                    policies.extend(ids.into_iter().map(|id| Determining { id, permits: true }));
-                    continue;
+                    redact.extend(self.agreed_to_hide(&ids));
+                    policies.extend(ids);
+                    let of = self.snapshot.definitions.resource_type(question.of);
+                    accounts.visible.extend(of.filter(|_| question.access.role == AccessRole::Primary));
                 }
-                Verdict::Forbid(ids) => (Code::Forbidden, ids),
-                Verdict::NoPermit | Verdict::Failed(_) => (Code::NoPermit, BTreeSet::new()),
-                Verdict::Undecided => (question.lacking, BTreeSet::new()),
-            };
-            if worst.as_ref().is_none_or(|(known, _)| *known < code) {
-                worst = Some((code, ids));
+                Verdict::Undecided(open) => accounts.open.push((question, open)),
+                Verdict::Forbid(ids) => accounts.denied.push((question, (Code::Forbidden, ids))),
+                Verdict::NoPermit | Verdict::Failed(_) => {
+                    accounts.denied.push((question, (Code::NoPermit, BTreeSet::new())));
+                }
             }
         }
-        if worst.is_none() {
-            worst = self.not_enforced(operation, &obligations).map(|code| (code, BTreeSet::new()));
+        for (_, open) in &accounts.open {
+            redact.extend(self.may_hide(open));
+            policies.extend(open.sure.iter().chain(&open.maybe).cloned());
         }
-        match worst {
-            None => Answer { decision: Decision::Permit(obligations), policies, entries: Vec::new() },
-            Some((code, ids)) => Answer {
-                policies: ids.into_iter().map(|id| Determining { id, permits: false }).collect(),
-                ..Answer::deny(code, message(code))
+        let needs = match questions {
+            [] => Err((Code::NoPermit, BTreeSet::new())),
+            _ => self.narrowed(operation, accounts),
+        };
+        let needs = match needs {
+            Ok(_) if !redact.is_empty() && !self.enforces.redact => Err((Code::Unenforceable, BTreeSet::new())),
+            needs => needs,
+        };
+        let determining =
+            |ids: BTreeSet<String>, permits| ids.into_iter().map(|id| Determining { id, permits }).collect();
+        match needs {
+            Ok(Needs { filter, check_results }) => Answer {
+                decision: Decision::Permit(Obligations { filter, check_results, redact }),
+                policies: determining(policies, true),
+                entries: Vec::new(),
             },
-        }
-    }
-
-    /// What to say to a caller that does not carry out what a permit needs.
-    fn not_enforced(&self, operation: &Operation, obligations: &Obligations) -> Option<Code> {
-        match obligations {
-            // with the resource, the check is made here
-            Obligations { check_results: true, .. } if !self.enforces.check_results => {
-                Some(match operation.interaction {
-                    Interaction::Read => Code::NeedsResource,
-                    _ => Code::Unenforceable,
-                })
-            }
-            Obligations { redact, .. } if !redact.is_empty() && !self.enforces.redact => Some(Code::Unenforceable),
-            Obligations { .. } => None,
+            Err((code, ids)) => Answer { policies: determining(ids, false), ..Answer::deny(code, message(code)) },
         }
     }
 
@@ -314,12 +323,116 @@ impl Asker<'_> {
             Content::Unknown => question.id.is_some() && slice.reads.id,
         };
         let find = || self.find(operation, question, slice);
-        if content_is_known || slice.reads.now || slice.reads.source {
-            return find();
+        let verdict = match content_is_known || slice.reads.now || slice.reads.source {
+            true => find(),
+            false => self.standing.verdict(self.asked(operation, question), find),
+        };
+        match (verdict, question.content, self.snapshot.definitions.resource_type(question.of)) {
+            (Verdict::Undecided(open), Content::Unknown, Some(_)) => match self.formula(operation, question) {
+                Some(formula) if formula == Formula::TRUE => Verdict::Permit(&open.sure | &open.maybe),
+                Some(formula) if formula == Formula::FALSE => Verdict::NoPermit,
+                Some(_) | None => Verdict::Undecided(open),
+            },
+            (verdict, _, _) => verdict,
         }
+    }
+
+    fn asked(&self, operation: &Operation, question: &Question<'_>) -> Asked {
         let Access { action, role, .. } = question.access;
-        let asked = Asked::new(*action, question.of, *role, operation.name.as_deref(), self.facts);
-        self.standing.verdict(asked, find)
+        Asked::new(*action, question.of, *role, operation.name.as_deref(), self.facts)
+    }
+
+    /// What a question wants to know of resources of its type, without what is known of them already.
+    /// `None` where that cannot be said.
+    pub(super) fn formula(&self, operation: &Operation, question: &Question<'_>) -> Option<Formula> {
+        let of = self.snapshot.definitions.resource_type(question.of)?;
+        let slice = self.snapshot.index.slice(question.access.action, question.of)?;
+        let find = || self.find_formula(operation, question, slice).map(Arc::new);
+        let formula = match slice.reads.now || slice.reads.source {
+            true => find(),
+            false => self.standing.formula(self.asked(operation, question), find),
+        };
+        let known = self.known(operation, question, of);
+        formula.map(|formula| formula.given(&|atom| known.judge(atom)))
+    }
+
+    /// What is known of the resources of a question. All that a search of a compartment finds is in it.
+    pub(super) fn known<'a>(
+        &'a self,
+        operation: &'a Operation,
+        question: &Question<'a>,
+        of: ResourceType,
+    ) -> Known<'a> {
+        let is_within =
+            operation.interaction == Interaction::SearchCompartment && question.access.role == AccessRole::Primary;
+        let within = operation.compartment.as_ref().filter(|_| is_within);
+        Known { of, id: question.id, within, definitions: self.snapshot.definitions }
+    }
+
+    /// As `find` joins verdicts: roles and scopes must both permit where both are there, and nothing may forbid.
+    fn find_formula(&self, operation: &Operation, question: &Question<'_>, slice: &Slice) -> Option<Formula> {
+        // of a type in general: what the id adds is judged with the rest of what is known
+        let question = &Question { id: None, ..*question };
+        let mut forbidden = Vec::new();
+        if let Some(view) = &self.standing.views.whole {
+            let asked = self.ask(operation, question, view, slice).ok()?;
+            forbidden.push(self.residual(operation, question, view, &slice.forbids, &asked.forbids)?);
+        }
+        let mut permitted = |view: &View| {
+            let asked = self.ask(operation, question, view, slice).ok()?;
+            forbidden.push(self.residual(operation, question, view, &slice.forbids, &asked.forbids)?);
+            let permits = self.residual(operation, question, view, &slice.permits, &asked.permits)?;
+            let constraints = view.constrained.iter().flat_map(|scope| &scope.constraints);
+            let found = constraints.map(|Constraint { parameter, value }| {
+                Formula::atom(Atom::Found { parameter: parameter.clone(), values: BTreeSet::from([value.clone()]) })
+            });
+            Some(Formula::all([permits].into_iter().chain(found)))
+        };
+        let roles = match &self.standing.views.roles {
+            Some(view) => Some(permitted(view)?),
+            None => None,
+        };
+        let (action, of) = (question.access.action, question.of);
+        let speaking = self.standing.views.scopes.iter().filter(|view| view.speaks_for(action, of));
+        let scopes = speaking.map(permitted).collect::<Option<Vec<_>>>()?;
+        let scopes = (!self.standing.views.scopes.is_empty()).then(|| Formula::any(scopes));
+        let permitted = match (roles, scopes) {
+            (None, None) => return None,
+            (roles, scopes) => Formula::all(roles.into_iter().chain(scopes)),
+        };
+        Some(Formula::all([permitted, Formula::any(forbidden).negated()]))
+    }
+
+    /// The formula of one side of a slice, of which the guards are known: true where one of its policies is satisfied.
+    fn residual(
+        &self,
+        operation: &Operation,
+        question: &Question<'_>,
+        view: &View,
+        side: &Side,
+        found: &Found,
+    ) -> Option<Formula> {
+        if !found.sure.is_empty() {
+            return Some(Formula::TRUE);
+        }
+        let mut policies = PolicySet::new();
+        for id in &found.depends {
+            policies.add(side.whole.policy(&PolicyId::new(id))?.clone()).ok()?;
+        }
+        if policies.is_empty() {
+            return Some(Formula::FALSE);
+        }
+        let of = self.snapshot.definitions.resource_type(question.of)?;
+        let role = question.access.role;
+        let context = context(self.facts, question.of, role, operation.name.as_deref(), &Reads::everything()).ok()?;
+        let asked = residual::Asked {
+            view,
+            action: self.snapshot.action(question.access.action)?.uid(),
+            context,
+            of,
+            schema: self.snapshot.schema()?,
+        };
+        Some(Formula::any(residual::formulas(&policies, asked)?))
     }
 
     fn find(&self, operation: &Operation, question: &Question<'_>, slice: &Slice) -> Verdict {
@@ -367,7 +480,7 @@ impl Asker<'_> {
         };
         match (question.content, definitions.resource_type(question.of)) {
             (Content::Known(json), Some(of)) if holds(json, of) => Verdict::Permit(ids.clone()),
-            (Content::Unknown, Some(_)) => Verdict::Undecided,
+            (Content::Unknown, Some(_)) => Verdict::Undecided(Open { maybe: ids.clone(), ..Open::default() }),
             (Content::Known(_) | Content::Nothing | Content::Unknown, _) => Verdict::NoPermit,
         }
     }
@@ -412,6 +525,15 @@ impl Asker<'_> {
         hidden.reduce(|a, b| a.intersection(&b).cloned().collect()).unwrap_or_default()
     }
 
+    /// Element paths to hide where it depends on the resource which permits there are: those of any that may stand
+    /// alone.
+    fn may_hide(&self, open: &Open) -> BTreeSet<String> {
+        match open.sure.is_empty() {
+            false => self.agreed_to_hide(&open.sure),
+            true => open.maybe.iter().flat_map(|id| self.agreed_to_hide(&BTreeSet::from([id.clone()]))).collect(),
+        }
+    }
+
     /// The SMART scope that covers an operation's own access, at the level at which this principal asks.
     fn scope_that_helps(&self, operation: &Operation, code: Code) -> Option<String> {
         let (of, letter) = (operation.resource_type?, operation.accesses().first()?.action.letters().first()?);
@@ -438,35 +560,35 @@ struct ByEffect {
 struct Found {
     /// satisfied, whatever the resource holds
     sure: BTreeSet<String>,
-    /// some policy's answer depends on the resource
-    depends: bool,
+    /// their answer depends on the resource
+    depends: BTreeSet<String>,
 }
 
 impl ByEffect {
     /// Cedar's rule, with what is not known yet: one forbid denies, no permit denies.
     fn verdict(self, more_forbids: &Found) -> Verdict {
         let forbids: BTreeSet<String> = self.forbids.sure.union(&more_forbids.sure).cloned().collect();
-        let may_be_forbidden = self.forbids.depends || more_forbids.depends;
-        match (forbids.is_empty(), self.permits.sure.is_empty(), self.permits.depends) {
+        let may_be_forbidden = !self.forbids.depends.is_empty() || !more_forbids.depends.is_empty();
+        let Found { sure, depends } = self.permits;
+        match (forbids.is_empty(), sure.is_empty(), depends.is_empty()) {
             (false, _, _) => Verdict::Forbid(forbids),
-            (true, true, false) => Verdict::NoPermit,
-            (true, false, _) if !may_be_forbidden => Verdict::Permit(self.permits.sure),
-            (true, _, _) => Verdict::Undecided,
+            (true, true, true) => Verdict::NoPermit,
+            (true, false, _) if !may_be_forbidden => Verdict::Permit(sure),
+            (true, _, _) => Verdict::Undecided(Open { sure, maybe: depends, may_be_forbidden }),
         }
     }
 }
 
 impl Found {
     fn sure(sure: BTreeSet<String>) -> Found {
-        Found { sure, depends: false }
+        Found { sure, depends: BTreeSet::new() }
     }
 
     /// Asks guards: a satisfied guard only says that its policy depends on the resource.
     fn under(guards: &Guards, request: &Request, entities: &Entities) -> Result<Found, String> {
-        let mut sure = satisfied(&guards.policies, request, entities)?;
-        let before = sure.len();
-        sure.retain(|id| !guards.undecided.contains(id));
-        Ok(Found { depends: sure.len() < before, sure })
+        let satisfied = satisfied(&guards.policies, request, entities)?;
+        let (depends, sure) = satisfied.into_iter().partition(|id| guards.undecided.contains(id));
+        Ok(Found { sure, depends })
     }
 }
 
@@ -479,30 +601,14 @@ fn satisfied(permits: &PolicySet, request: &Request, entities: &Entities) -> Res
     Ok(response.diagnostics().reason().map(|id| AsRef::<str>::as_ref(id).to_owned()).collect())
 }
 
-/// Whether what a question leaves open can be judged result by result: what is read where it is not at hand, versions,
-/// and what an include brings. Not what a search looks for: how many there are would tell of what is hidden.
-fn is_checked_later(operation: &Operation, question: &Question<'_>, verdict: &Verdict) -> bool {
-    use Interaction as I;
-    let (searches, reads) = match operation.interaction {
-        I::SearchType | I::SearchSystem | I::SearchCompartment => (true, false),
-        I::Read | I::Vread | I::HistoryInstance | I::HistoryType | I::HistorySystem => (false, true),
-        I::Update | I::Patch | I::Delete | I::Create => (false, false),
-        I::Capabilities | I::Batch | I::Transaction | I::Operation => (false, false),
-    };
-    match (question.access.role, verdict) {
-        (AccessRole::Include, Verdict::Undecided | Verdict::NoPermit | Verdict::Forbid(_)) => searches,
-        (AccessRole::Primary, Verdict::Undecided) => reads,
-        (_, _) => false,
-    }
-}
-
 /// Any of several scopes is enough, unless something forbids or fails.
 fn either(a: Verdict, b: Verdict) -> Verdict {
     join(a, b, |verdict| match verdict {
-        Verdict::Failed(_) => 4,
-        Verdict::Forbid(_) => 3,
+        Verdict::Failed(_) => 5,
+        Verdict::Forbid(_) => 4,
+        Verdict::Undecided(Open { may_be_forbidden: true, .. }) => 3,
         Verdict::Permit(_) => 2,
-        Verdict::Undecided => 1,
+        Verdict::Undecided(_) => 1,
         Verdict::NoPermit => 0,
     })
 }
@@ -513,18 +619,26 @@ fn both(a: Verdict, b: Verdict) -> Verdict {
         Verdict::Failed(_) => 4,
         Verdict::Forbid(_) => 3,
         Verdict::NoPermit => 2,
-        Verdict::Undecided => 1,
+        Verdict::Undecided(_) => 1,
         Verdict::Permit(_) => 0,
     })
 }
 
-/// The verdict of the higher rank; of two permits or two forbids, both with all their policies.
+/// The verdict of the higher rank, with the policies of both where both permit, forbid or may permit.
 fn join(a: Verdict, b: Verdict, rank: impl Fn(&Verdict) -> u8) -> Verdict {
-    match (a, b) {
-        (Verdict::Permit(a), Verdict::Permit(b)) => Verdict::Permit(a.into_iter().chain(b).collect()),
-        (Verdict::Forbid(a), Verdict::Forbid(b)) => Verdict::Forbid(a.into_iter().chain(b).collect()),
-        (a, b) if rank(&a) >= rank(&b) => a,
-        (_, b) => b,
+    let (high, low) = if rank(&a) >= rank(&b) { (a, b) } else { (b, a) };
+    match (high, low) {
+        (Verdict::Permit(a), Verdict::Permit(b)) => Verdict::Permit(&a | &b),
+        (Verdict::Forbid(a), Verdict::Forbid(b)) => Verdict::Forbid(&a | &b),
+        (Verdict::Undecided(a), Verdict::Undecided(b)) => Verdict::Undecided(Open {
+            sure: &a.sure | &b.sure,
+            maybe: &a.maybe | &b.maybe,
+            may_be_forbidden: a.may_be_forbidden || b.may_be_forbidden,
+        }),
+        (Verdict::Undecided(open), Verdict::Permit(ids)) => {
+            Verdict::Undecided(Open { sure: &open.sure | &ids, ..open })
+        }
+        (high, _) => high,
     }
 }
 

@@ -95,13 +95,16 @@ pub fn explain(
                     access: question.access.role.as_str(),
                     would_permit: match &verdict {
                         Verdict::NoPermit => candidates(snapshot, action, of),
-                        Verdict::Permit(_) | Verdict::Forbid(_) | Verdict::Undecided | Verdict::Failed(_) => Vec::new(),
+                        Verdict::Permit(_) | Verdict::Forbid(_) | Verdict::Undecided(_) | Verdict::Failed(_) => {
+                            Vec::new()
+                        }
                     },
                     verdict: name(&verdict),
                     failure: if let Verdict::Failed(message) = &verdict { Some(message.clone()) } else { None },
                     policies: match verdict {
                         Verdict::Permit(ids) | Verdict::Forbid(ids) => ids.into_iter().collect(),
-                        Verdict::NoPermit | Verdict::Undecided | Verdict::Failed(_) => Vec::new(),
+                        Verdict::Undecided(open) => open.sure.union(&open.maybe).cloned().collect(),
+                        Verdict::NoPermit | Verdict::Failed(_) => Vec::new(),
                     },
                 }
             });
@@ -171,7 +174,7 @@ fn name(verdict: &Verdict) -> &'static str {
         Verdict::Permit(_) => "permit",
         Verdict::Forbid(_) => "forbid",
         Verdict::NoPermit => "no permit",
-        Verdict::Undecided => "depends on the resource",
+        Verdict::Undecided(_) => "depends on the resource",
         Verdict::Failed(_) => "failed",
     }
 }

@@ -19,10 +19,10 @@ use crate::token::jws::Claims;
 /// nobody is permitted anything but what everyone may read; a forbid more never permits more; a permit without the
 /// resource stands with every resource; a standing asked twice answers the same; and the index answers as Cedar's own authorizer does over all policies.
 pub fn holds(input: &[u8]) -> bool {
-    let mut draw = Draw { input, at: 0 };
-    let claims = draw.of(&CLAIMS).clone();
-    let resource = draw.of(&RESOURCES);
-    let proposed = draw.of(&RESOURCES);
+    let mut draw = Draw::of(input);
+    let claims = draw.value(&CLAIMS).clone();
+    let resource = draw.value(&RESOURCES);
+    let proposed = draw.value(&RESOURCES);
     let facts = Facts { emergency: draw.byte().is_multiple_of(2), now: 1_767_225_600, ..Facts::default() };
     let (method, url, body) = draw.request();
     let (Some(plain), Some(strict)) = (snapshot(&PLAIN), snapshot(&STRICT)) else { return false };
@@ -130,7 +130,7 @@ impl World {
     }
 }
 
-fn standing(claims: &Value, snapshot: &Snapshot) -> Option<Standing> {
+pub(super) fn standing(claims: &Value, snapshot: &Snapshot) -> Option<Standing> {
     let claims = Claims::vouched(claims.as_object().cloned().unwrap_or_default());
     let principal = snapshot.rules.principal(&claims, &snapshot.request.bases).ok()?;
     Standing::of(principal).ok()
@@ -155,21 +155,28 @@ fn load(themes: &[&str]) -> Option<Snapshot> {
 }
 
 /// Choices, byte by byte; zeros where the input ends.
-struct Draw<'a> {
+pub(super) struct Draw<'a> {
     input: &'a [u8],
     at: usize,
 }
 
 impl<'a> Draw<'a> {
-    fn byte(&mut self) -> usize {
+    pub(super) fn of(input: &'a [u8]) -> Draw<'a> {
+        Draw { input, at: 0 }
+    }
+
+    pub(super) fn one<'t, T>(&mut self, things: &'t [T]) -> Option<&'t T> {
+        things.get(self.byte() % things.len().max(1))
+    }
+
+    pub(super) fn byte(&mut self) -> usize {
         let byte = self.input.get(self.at).copied().unwrap_or_default();
         self.at += 1;
         usize::from(byte)
     }
 
-    fn of<'t>(&mut self, things: &'t LazyLock<Vec<Value>>) -> &'t Value {
-        let index = self.byte() % things.len().max(1);
-        things.get(index).unwrap_or(&Value::Null)
+    fn value<'t>(&mut self, things: &'t LazyLock<Vec<Value>>) -> &'t Value {
+        self.one(things).unwrap_or(&Value::Null)
     }
 
     /// A request of the list, or one whose URL is the rest of the input.
@@ -184,7 +191,7 @@ impl<'a> Draw<'a> {
         let (method, url) = request.split_once(' ').unwrap_or(("GET", "/metadata"));
         let body = match method {
             "POST" if url == "/" => Some(BUNDLE.clone()),
-            "PUT" | "POST" => Some(self.of(&RESOURCES).clone()),
+            "PUT" | "POST" => Some(self.value(&RESOURCES).clone()),
             "PATCH" => Some(json!([])),
             _ => None,
         };

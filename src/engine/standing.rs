@@ -9,12 +9,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::claims::rules::Principal;
 use crate::engine::decide::Verdict;
 use crate::engine::entities::{EntityError, Facts, Views};
+use crate::engine::residual::Formula;
 use crate::fhir::action::Action;
 use crate::fhir::operation::AccessRole;
 use crate::token::jws::Claims;
 
-/// Verdicts kept for one principal; at the next one all are dropped.
-const VERDICTS_MAX: usize = 512;
+/// Answers of a kind kept for one principal; at the next one all are dropped.
+const ANSWERS_MAX: usize = 512;
 /// Principals kept in each shard; at the next one all of the shard are dropped.
 const PRINCIPALS_MAX: usize = 128;
 const SHARDS: usize = 16;
@@ -23,8 +24,12 @@ const SHARDS: usize = 16;
 pub struct Standing {
     pub principal: Principal,
     pub views: Views,
-    verdicts: Mutex<HashMap<Asked, Verdict>>,
+    verdicts: Memory<Verdict>,
+    /// what is visible, where it depends on the resource; `None` where that cannot be said
+    formulas: Memory<Option<Arc<Formula>>>,
 }
+
+type Memory<T> = Mutex<HashMap<Asked, T>>;
 
 /// All that a verdict about no particular resource depends on, beside the principal and the snapshot.
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -55,24 +60,33 @@ impl Asked {
 impl Standing {
     pub fn of(principal: Principal) -> Result<Standing, EntityError> {
         let views = Views::of(&principal)?;
-        Ok(Standing { principal, views, verdicts: Mutex::default() })
+        Ok(Standing { principal, views, verdicts: Mutex::default(), formulas: Mutex::default() })
     }
 
     /// The verdict of an earlier question, or that of `find`, kept for the next.
     pub fn verdict(&self, asked: Asked, find: impl FnOnce() -> Verdict) -> Verdict {
-        // a thread that panicked while it held the lock left whole verdicts, since they are put in whole
-        let lock = || self.verdicts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = lock().get(&asked) {
-            return known.clone();
-        }
-        let verdict = find();
-        let mut verdicts = lock();
-        if verdicts.len() >= VERDICTS_MAX {
-            verdicts.clear();
-        }
-        verdicts.insert(asked, verdict.clone());
-        verdict
+        remembered(&self.verdicts, asked, find)
     }
+
+    /// The formula of an earlier question, or that of `find`, kept for the next.
+    pub fn formula(&self, asked: Asked, find: impl FnOnce() -> Option<Arc<Formula>>) -> Option<Arc<Formula>> {
+        remembered(&self.formulas, asked, find)
+    }
+}
+
+fn remembered<T: Clone>(memory: &Memory<T>, asked: Asked, find: impl FnOnce() -> T) -> T {
+    // a thread that panicked while it held the lock left whole answers, since they are put in whole
+    let lock = || memory.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = lock().get(&asked) {
+        return known.clone();
+    }
+    let found = find();
+    let mut kept = lock();
+    if kept.len() >= ANSWERS_MAX {
+        kept.clear();
+    }
+    kept.insert(asked, found.clone());
+    found
 }
 
 type Shard = Mutex<HashMap<[u8; 32], Arc<Standing>>>;

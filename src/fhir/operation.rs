@@ -16,6 +16,9 @@ use crate::fhir::search::{By, Grammar, Level, Search, SearchError, Term, Touch, 
 use crate::fhir::url::{self, Limits, Parameter, Target, UrlError};
 
 mod named;
+mod narrowed;
+
+pub use narrowed::Narrowing;
 
 /// A FHIR request as it reached the server.
 #[derive(Debug, Clone, Copy)]
@@ -72,6 +75,8 @@ pub struct Operation {
     pub compartment: Option<(Compartment, FhirId)>,
     /// Whether the resource is chosen by criteria: `search` has them.
     pub conditional: bool,
+    /// Whether it says of which types, or nobody could add that: `_type`, `_typeFilter`, a body of parameters.
+    pub states_types: bool,
     /// The capability statement or the SMART configuration: the same for everyone.
     pub public: bool,
     /// Where the resource is that will be.
@@ -134,6 +139,8 @@ pub enum AccessRole {
     Sort,
     /// The criteria of a conditional interaction.
     Condition,
+    /// The criteria of a reference within a resource.
+    Reference,
     /// What selects, as the Group of an export.
     Selector,
 }
@@ -146,6 +153,7 @@ impl AccessRole {
             AccessRole::Chain => "chain",
             AccessRole::Sort => "sort",
             AccessRole::Condition => "condition",
+            AccessRole::Reference => "reference",
             AccessRole::Selector => "selector",
         }
     }
@@ -748,7 +756,8 @@ impl<'a> Reader<'a> {
             self.add_named(&mut accesses, Action::SEARCH_TYPE, AccessRole::Chain, &["List"]);
         }
         self.add_unknown(&mut accesses, action, HISTORY)?;
-        Ok(self.build(interaction, at, accesses))
+        let states_types = interaction != Interaction::HistorySystem;
+        Ok(Operation { states_types, ..self.build(interaction, at, accesses) })
     }
 
     fn search_type(&self, of: ResourceType) -> Parsed<Operation> {
@@ -764,7 +773,7 @@ impl<'a> Reader<'a> {
         let mut accesses = Accesses::each(Action::SEARCH_SYSTEM, search.types.as_deref());
         accesses.touch(search.touches());
         let operation = self.build(Interaction::SearchSystem, At::System, accesses);
-        Ok(Operation { search: Some(search), ..operation })
+        Ok(Operation { states_types: search.types.is_some(), search: Some(search), ..operation })
     }
 
     fn search_compartment(&self, place: InCompartment) -> Parsed<Operation> {
@@ -776,8 +785,10 @@ impl<'a> Reader<'a> {
         let mut accesses = Accesses::each(Action::SEARCH_COMPARTMENT, search.types.as_deref());
         accesses.touch(search.touches());
         let at = member.map_or(At::System, At::Type);
+        let states_types =
+            member.is_some() || search.terms.iter().any(|touching| matches!(touching.term, Term::Types(_)));
         let operation = self.build(Interaction::SearchCompartment, at, accesses);
-        Ok(Operation { compartment: Some((compartment, id)), search: Some(search), ..operation })
+        Ok(Operation { compartment: Some((compartment, id)), states_types, search: Some(search), ..operation })
     }
 
     /// The parameters of the URL and, with POST, of the form: they are one search.
@@ -806,7 +817,7 @@ impl<'a> Reader<'a> {
         self.add_chosen_id(&mut accesses, of, resource)?;
         let search = self.headers.if_none_exist.map(|text| self.if_none_exist(of, text)).transpose()?;
         if let Some(search) = &search {
-            condition(&mut accesses, Some(of), search, &[Action::CREATE]);
+            condition(&mut accesses, AccessRole::Condition, Some(of), search, &[Action::CREATE]);
         }
         self.add_conditional_references(&mut accesses, resource)?;
         self.add_unknown(&mut accesses, Action::CREATE, GENERAL)?;
@@ -832,7 +843,7 @@ impl<'a> Reader<'a> {
         let at = At::Type(of);
         let mut accesses = Accesses::of(primary(Action::UPDATE, at.reach(), EvidenceKind::StoredAndProposed));
         self.add_chosen_id(&mut accesses, of, resource)?;
-        condition(&mut accesses, Some(of), &search, &[Action::UPDATE]);
+        condition(&mut accesses, AccessRole::Condition, Some(of), &search, &[Action::UPDATE]);
         self.add_conditional_references(&mut accesses, resource)?;
         let operation = self.build(Interaction::Update, at, accesses);
         Ok(Operation { conditional: true, search: Some(search), proposed: Proposed::Body, ..operation })
@@ -852,7 +863,7 @@ impl<'a> Reader<'a> {
         let search = self.criteria(Level::Type(of), self.query.clone(), &[])?;
         let at = At::Type(of);
         let mut accesses = Accesses::of(primary(Action::PATCH, at.reach(), EvidenceKind::StoredAndProposed));
-        condition(&mut accesses, Some(of), &search, &[Action::PATCH]);
+        condition(&mut accesses, AccessRole::Condition, Some(of), &search, &[Action::PATCH]);
         self.add_patched_references(&mut accesses)?;
         let operation = self.build(Interaction::Patch, at, accesses);
         Ok(Operation { conditional: true, search: Some(search), proposed: Proposed::Caller, ..operation })
@@ -978,7 +989,7 @@ impl<'a> Reader<'a> {
         self.count(texts.len())?;
         for text in texts {
             if let Some((of, search)) = self.conditional_reference(text)? {
-                condition(accesses, Some(of), &search, &[]);
+                condition(accesses, AccessRole::Reference, Some(of), &search, &[]);
             }
         }
         Ok(())
@@ -1091,8 +1102,10 @@ impl<'a> Reader<'a> {
             "$meta-add" | "$meta-delete" => Proposed::Caller,
             _ => Proposed::No,
         };
+        let states_types = !matches!(self.body, Body::None)
+            || call.inputs.iter().any(|input| matches!(input.name.as_str(), "_type" | "_typeFilter"));
         let operation = self.build(Interaction::Operation, call.at, accesses);
-        Ok(Operation { name: Some(name), compartment, proposed, search, ..operation })
+        Ok(Operation { name: Some(name), compartment, states_types, proposed, search, ..operation })
     }
 
     /// What changes something is not called by GET; DELETE, PATCH and PUT are Azure's for four of them.
@@ -1181,6 +1194,7 @@ impl<'a> Reader<'a> {
             name: None,
             compartment: None,
             conditional: false,
+            states_types: true,
             public: false,
             proposed: Proposed::No,
             target: self.target.clone(),
@@ -1246,8 +1260,8 @@ fn add_every(accesses: &mut Accesses, action: Action) {
 
 /// Adds the search of a conditional interaction. What an include or an unknown parameter brings in may undergo the same
 /// as what is searched for, as servers delete what is included.
-fn condition(accesses: &mut Accesses, of: Option<ResourceType>, search: &Search, does: &[Action]) {
-    let (action, role, evidence) = (Action::SEARCH_TYPE, AccessRole::Condition, EvidenceKind::Many);
+fn condition(accesses: &mut Accesses, role: AccessRole, of: Option<ResourceType>, search: &Search, does: &[Action]) {
+    let (action, evidence) = (Action::SEARCH_TYPE, EvidenceKind::Many);
     let types = of.map(|of| vec![of]).or_else(|| search.types.clone());
     match types {
         Some(types) => {
@@ -1276,7 +1290,7 @@ fn destruction(actions: &[Action], of: Option<ResourceType>, search: &Search) ->
     for action in actions {
         Accesses::each(*action, types.as_deref()).list.into_iter().for_each(|access| accesses.add(access));
     }
-    condition(&mut accesses, of, search, actions);
+    condition(&mut accesses, AccessRole::Condition, of, search, actions);
     accesses
 }
 

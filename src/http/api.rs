@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::engine::decide::{Answer, Code, Decision, Enforces, Evidence, Obligations, Stored, decide};
+use crate::engine::decide::{Answer, Code, Decision, Enforces, Evidence, Narrowed, Obligations, Stored, decide};
 use crate::engine::entities::Facts;
 use crate::engine::explain::{Explanation, explain};
 use crate::engine::standing::{Standing, Standings};
@@ -555,8 +555,16 @@ fn wire_operation(operation: &Operation) -> WireOperation {
 }
 
 fn wire_obligations(obligations: &Obligations) -> Option<Value> {
-    let Obligations { check_results, redact } = obligations;
+    let Obligations { filter, check_results, redact } = obligations;
     let mut wire = Map::new();
+    if let Some(Narrowed { any_of, is_complete, url, if_none_exist }) = filter {
+        let queries: Vec<Value> = any_of.iter().map(|query| json!({ "query": query })).collect();
+        let mut filter =
+            Map::from_iter([("anyOf".to_owned(), Value::Array(queries)), ("complete".to_owned(), json!(is_complete))]);
+        filter.extend(url.iter().map(|url| ("url".to_owned(), json!(url))));
+        filter.extend(if_none_exist.iter().map(|criteria| ("ifNoneExist".to_owned(), json!(criteria))));
+        wire.insert("filter".to_owned(), Value::Object(filter));
+    }
     if *check_results {
         wire.insert("checkResults".to_owned(), json!(true));
     }

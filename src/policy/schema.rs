@@ -101,7 +101,7 @@ type FhirContext = {
   purposes: Set<String>,
   emergency: Bool,
   server: String,
-  // why this type is asked about: primary, include, chain, sort, condition, selector
+  // why this type is asked about: primary, include, chain, sort, condition, reference, selector
   access: String,
   // the name of an operation, with its `$`
   operation?: String,

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::str::FromStr;
+use std::sync::OnceLock;
 
 use cedar_policy::{
     Effect, Entity, EntityUid, Policy, PolicyId, PolicySet, Schema, SchemaFragment, ValidationMode, Validator,
@@ -47,6 +48,9 @@ pub struct Snapshot {
     pub index: Index,
     actions: HashMap<Action, Entity>,
     described: BTreeMap<String, Described>,
+    fragments: Vec<SchemaFragment>,
+    /// made when it is first asked for
+    schema: OnceLock<Option<Schema>>,
     /// what is suspicious, but no error
     pub warnings: Vec<Finding>,
 }
@@ -80,7 +84,7 @@ impl Snapshot {
         let files = policy_files(folder, &settings.themes, &mut findings);
         let loaded = policies(&files, definitions, &mut findings);
         let fragments = schema_fragments(folder, &mut findings);
-        let warnings = validate(&loaded, &files, fragments, definitions, &mut findings);
+        let warnings = validate(&loaded, &files, fragments.clone(), definitions, &mut findings);
         let bases = resource::Bases::new(settings.request.bases.iter().cloned())
             .map_err(|error| vec![Finding::of_file("fhir.bases", error)]);
         let bases = keep(bases, &mut findings);
@@ -101,8 +105,17 @@ impl Snapshot {
             index,
             actions,
             described,
+            fragments,
+            schema: OnceLock::new(),
             warnings,
         })
+    }
+
+    /// The whole schema, for partial evaluation. It takes some 40 ms to make.
+    pub fn schema(&self) -> Option<&Schema> {
+        let types: Vec<&str> = self.definitions.resource_types().map(ResourceType::as_str).collect();
+        let make = || schema_of(self.definitions, &types, self.fragments.clone()).ok();
+        self.schema.get_or_init(make).as_ref()
     }
 
     /// The Cedar entity of an action, with the groups it is in.
@@ -380,7 +393,11 @@ fn schema_for(loaded: &[Loaded], fragments: Vec<SchemaFragment>, definitions: &D
         .map(ResourceType::as_str)
         .filter(|name| named.contains(*name) || Some(*name) == unnamed)
         .collect();
-    let (base, _) = SchemaFragment::from_cedarschema_str(&schema::text_for(definitions, &types))
+    schema_of(definitions, &types, fragments)
+}
+
+fn schema_of(definitions: &Definitions, types: &[&str], fragments: Vec<SchemaFragment>) -> Result<Schema, String> {
+    let (base, _) = SchemaFragment::from_cedarschema_str(&schema::text_for(definitions, types))
         .map_err(|error| error.to_string())?;
     Schema::from_schema_fragments([base].into_iter().chain(fragments)).map_err(|error| error.to_string())
 }

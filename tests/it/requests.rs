@@ -200,7 +200,7 @@ fn bundle_entries_stand_each_for_itself() {
         entry(
             "an operation",
             asks("GET", "Patient/1/$everything"),
-            "operation Patient/1 $everything in Patient/1: $everything every many",
+            "operation Patient/1 $everything in Patient/1: $everything every many; $everything Patient/1 stored",
         ),
         entry("create", puts("POST", "Patient", patient.clone()), "create Patient +body: create Patient proposed"),
         entry(
@@ -335,19 +335,19 @@ fn references_by_criteria() {
     };
     let wrong: Vec<String> = [
         created("a plain one", "Patient/1", "create Observation +body: create Observation proposed"),
-        created("by an identifier", "Patient?identifier=x", "+ search-type Patient condition"),
-        created("under the base", "https://fhir.example/r4/Patient?identifier=x", "+ search-type Patient condition"),
-        created("with a slash", "/Patient?identifier=x", "+ search-type Patient condition"),
+        created("by an identifier", "Patient?identifier=x", "+ search-type Patient reference"),
+        created("under the base", "https://fhir.example/r4/Patient?identifier=x", "+ search-type Patient reference"),
+        created("with a slash", "/Patient?identifier=x", "+ search-type Patient reference"),
         created(
             "through a chain",
             "Patient?organization.name=x",
-            "+ search-type Patient condition; search-type Organization chain",
+            "+ search-type Patient reference; search-type Organization chain",
         ),
         // a server that looks only at what follows the last slash searches its own patients
         created(
             "under another host",
             "https://evil.example/fhir/Patient?identifier=x",
-            "+ search-type Patient condition",
+            "+ search-type Patient reference",
         ),
         created(
             "a type in another case under another host",
@@ -399,7 +399,7 @@ fn references_by_criteria() {
         "/Bundle/1",
         &[],
         &deep.to_string(),
-        "update Bundle/1 +body: update Bundle/1 stored+proposed; search-type Practitioner condition",
+        "update Bundle/1 +body: update Bundle/1 stored+proposed; search-type Practitioner reference",
     )
     .unwrap();
 }

@@ -42,10 +42,15 @@ fn what_is_not_at_hand_is_checked_later_by_who_can() {
         (app(), "/Observation/55/_history", json!({ "checkResults": true }), "unenforceable"),
         (app(), "/Observation/_history", json!({ "checkResults": true }), "unenforceable"),
         (app(), "/Practitioner?_revinclude=Observation:performer", json!({ "checkResults": true }), "unenforceable"),
-        // without a filter a search would count what is hidden, and a chain ask about it
-        (app(), "/Observation", Value::Null, "unenforceable"),
+        (app(), "/Patient/123/$everything", json!({ "checkResults": true }), "unenforceable"),
+        (app(), "/_history", json!({ "checkResults": true }), "unenforceable"),
+        (app(), "/?_type=Observation,Condition", json!({ "checkResults": true }), "unenforceable"),
+        // what only counts shows nothing that could be checked, and a chain asks about what is hidden
+        (app(), "/_history?_count=0", Value::Null, "unenforceable"),
+        (app(), "/Observation/_history?_summary=count", Value::Null, "unenforceable"),
+        (app(), "/?_type=Observation,Condition&_total=accurate", Value::Null, "unenforceable"),
         (app(), "/Practitioner?_has:Observation:performer:code=1", Value::Null, "unenforceable"),
-        (app(), "/Patient/123/$everything", Value::Null, "unenforceable"),
+        (app(), "/Patient/456/$everything", Value::Null, "needs-resource"),
         (app(), "/$export", Value::Null, "no-permit"),
     ] {
         let mut question = json!({ "claims": claims, "request": get(url) });

@@ -75,7 +75,10 @@ impl Call<'_, '_> {
 
     /// The record of a patient, an encounter … or of all: whatever types `_type` leaves.
     fn everything(&self) -> Parsed<Accesses> {
-        let accesses = Accesses::each(self.action, self.types()?.as_deref());
+        let mut accesses = Accesses::each(self.action, self.types()?.as_deref());
+        if let At::Instance(..) = self.at {
+            accesses.add(primary(self.action, self.at.reach(), EvidenceKind::Stored));
+        }
         self.widened(accesses, &["start", "end", "_since", "_type", "_count"])
     }
 

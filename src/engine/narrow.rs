@@ -1,0 +1,247 @@
+//! What is visible only in part → the obligations under which it may be permitted.
+//! Hides which requests can be narrowed and how: by criteria, by types, by a check of each result.
+//! INVARIANT: whatever is open or hidden ends in an obligation that the caller enforces, or in a denial.
+//! INVARIANT: what only counts, or is answered later, is never left to a check of results.
+//! Source: shared/RULES "What is asked and what is known"; FHIR http.html, search.html; Bulk Data Access 2.0.
+
+use crate::engine::decide::{Asker, Code, Open, Question};
+use crate::engine::filter::{Filter, Whole, filter};
+use crate::engine::residual::Formula;
+use crate::fhir::definitions::ResourceType;
+use crate::fhir::operation::{AccessRole, EvidenceKind, Interaction, Narrowing, Operation};
+use crate::fhir::url::{Parameter, write_parameters};
+
+/// The search that makes a partial permit safe.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Narrowed {
+    /// What is visible is the union of these queries, each to be added to the request's own.
+    pub any_of: Vec<String>,
+    /// Whether that is all that is visible.
+    pub is_complete: bool,
+    /// The whole request rewritten, where one request can carry it.
+    pub url: Option<String>,
+    /// The header of a conditional create, rewritten.
+    pub if_none_exist: Option<String>,
+}
+
+/// What an operation's questions came to.
+#[derive(Default)]
+pub(super) struct Accounts<'q> {
+    /// the types of primary accesses that are permitted
+    pub(super) visible: Vec<ResourceType>,
+    pub(super) open: Vec<(&'q Question<'q>, Open)>,
+    pub(super) denied: Vec<(&'q Question<'q>, Denied)>,
+}
+
+/// Why a question is denied, and by which policies.
+pub(super) type Denied = (Code, std::collections::BTreeSet<String>);
+
+/// What a permit needs beside.
+#[derive(Default)]
+pub(super) struct Needs {
+    pub(super) filter: Option<Narrowed>,
+    pub(super) check_results: bool,
+}
+
+impl Asker<'_> {
+    /// The obligations of what is open or denied; or the worst of it.
+    pub(super) fn narrowed(&self, operation: &Operation, accounts: Accounts<'_>) -> Result<Needs, Denied> {
+        let Accounts { visible, open, denied } = accounts;
+        let mut needs = Needs::default();
+        // what an include brings in is left out of the results where it may not be seen
+        let searches = matches!(
+            operation.interaction,
+            Interaction::SearchType | Interaction::SearchSystem | Interaction::SearchCompartment
+        );
+        let is_left_out = |question: &Question<'_>, code: Option<Code>| {
+            searches && question.access.role == AccessRole::Include && code.is_none_or(|code| code <= Code::Forbidden)
+        };
+        let (included, open): (Vec<_>, Vec<_>) =
+            open.into_iter().partition(|(question, _)| is_left_out(question, None));
+        let (left_out, denied): (Vec<_>, Vec<_>) =
+            denied.into_iter().partition(|(question, (code, _))| is_left_out(question, Some(*code)));
+        let includes_less = !included.is_empty() || !left_out.is_empty();
+        let is_primary = |question: &Question<'_>| question.access.role == AccessRole::Primary;
+        let (primary, others): (Vec<_>, Vec<_>) = denied.into_iter().partition(|(question, _)| is_primary(question));
+        if let Some(worst) = worst(others.into_iter().map(|(_, denied)| denied)) {
+            // the primary access may be denied for a worse reason
+            return Err(primary.into_iter().map(|(_, denied)| denied).fold(worst, worse));
+        }
+        let hidden = worst(primary.iter().map(|(_, denied)| denied.clone()));
+        let (open, stuck): (Vec<_>, Vec<_>) =
+            open.into_iter().partition(|(question, _)| can_be_narrowed(operation, question));
+        let lacking = |open: &[(&Question<'_>, Open)]| {
+            worst(open.iter().map(|(question, _)| (question.lacking, Default::default())))
+        };
+        if let Some(denied) = lacking(&stuck) {
+            return Err(hidden
+                .filter(|_| operation.states_types)
+                .map_or(denied.clone(), |hidden| worse(hidden, denied)));
+        }
+        match (operation.narrowing(), hidden) {
+            (_, None) if open.is_empty() => {}
+            (Narrowing::Criteria(of), None) => self.by_criteria(operation, of, &open, &mut needs)?,
+            (Narrowing::Types | Narrowing::Export | Narrowing::None, Some(hidden)) if operation.states_types => {
+                return Err(hidden);
+            }
+            (Narrowing::Criteria(_), Some(hidden)) => return Err(hidden),
+            (how, hidden) => {
+                if visible.is_empty() && open.is_empty() {
+                    return Err(hidden.unwrap_or((Code::NoPermit, Default::default())));
+                }
+                self.by_types(operation, how, visible, &open, &mut needs)?;
+            }
+        }
+        if includes_less {
+            needs.check_results = true;
+        }
+        if needs.check_results && !self.enforces.check_results {
+            return Err((self.lacking_check(operation), Default::default()));
+        }
+        Ok(needs)
+    }
+
+    /// A search of one type: by what the policies leave open of it.
+    fn by_criteria(
+        &self,
+        operation: &Operation,
+        of: ResourceType,
+        open: &[(&Question<'_>, Open)],
+        needs: &mut Needs,
+    ) -> Result<(), Denied> {
+        let unenforceable = || Err((Code::Unenforceable, Default::default()));
+        if !self.enforces.filter {
+            return unenforceable();
+        }
+        let formulas = open.iter().map(|(question, _)| self.formula(operation, question));
+        let Some(formulas) = formulas.collect::<Option<Vec<Formula>>>() else { return unenforceable() };
+        let Some((question, _)) = open.first() else { return unenforceable() };
+        let known = self.known(operation, question, of);
+        let may_check = self.enforces.check_results && operation.is_checkable();
+        let Some(filter) = filter(&Formula::all(formulas), &known, may_check) else { return unenforceable() };
+        needs.check_results = filter.is_checked;
+        needs.filter = (!filter.any_of.is_empty()).then(|| narrowed_by(operation, filter));
+        Ok(())
+    }
+
+    /// A search of several types: by `_type`, or by a check of each result.
+    fn by_types(
+        &self,
+        operation: &Operation,
+        how: Narrowing,
+        visible: Vec<ResourceType>,
+        open: &[(&Question<'_>, Open)],
+        needs: &mut Needs,
+    ) -> Result<(), Denied> {
+        let may_check = self.enforces.check_results && operation.is_checkable();
+        let may_narrow = self.enforces.filter && how != Narrowing::None;
+        let mut types = visible;
+        let mut filters = Vec::new();
+        let mut is_complete = true;
+        if how != Narrowing::Export && !open.is_empty() && !may_check {
+            return Err((self.lacking_check(operation), Default::default()));
+        }
+        if how == Narrowing::Export {
+            for (question, _) in open {
+                let of = self.snapshot.definitions.resource_type(question.of);
+                let found = of.and_then(|of| {
+                    let known = self.known(operation, question, of);
+                    let found = filter(&self.formula(operation, question)?, &known, false)?;
+                    Some((of, found))
+                });
+                match found {
+                    Some((of, Filter { any_of, is_complete: is_all, .. })) => {
+                        is_complete &= is_all;
+                        types.push(of);
+                        let of_this = any_of.iter().map(|criteria| format!("{of}?{}", write_parameters(criteria)));
+                        filters.extend(of_this);
+                    }
+                    None => is_complete = false,
+                }
+            }
+        } else if !open.is_empty() {
+            needs.check_results = true;
+            return Ok(());
+        }
+        types.sort();
+        types.dedup();
+        match (may_narrow && !types.is_empty(), may_check) {
+            (true, _) => {
+                let names: Vec<&str> = types.iter().map(|of| of.as_str()).collect();
+                let types = Parameter { name: "_type".to_owned(), value: names.join(",") };
+                let filters = filters.into_iter().map(|value| Parameter { name: "_typeFilter".to_owned(), value });
+                let criteria: Vec<Parameter> = [types].into_iter().chain(filters).collect();
+                needs.filter = Some(Narrowed {
+                    any_of: vec![write_parameters(&criteria)],
+                    is_complete,
+                    url: Some(operation.url_with(&criteria)),
+                    if_none_exist: None,
+                });
+                Ok(())
+            }
+            (false, true) => {
+                needs.check_results = true;
+                Ok(())
+            }
+            (false, false) => Err((self.lacking_check(operation), Default::default())),
+        }
+    }
+
+    /// What to say to a caller that does not check results: with the resource, the check is made here.
+    fn lacking_check(&self, operation: &Operation) -> Code {
+        match operation.interaction {
+            Interaction::Read => Code::NeedsResource,
+            _ => Code::Unenforceable,
+        }
+    }
+}
+
+/// Whether what a question leaves open can be taken out of the request, or out of its results.
+fn can_be_narrowed(operation: &Operation, question: &Question<'_>) -> bool {
+    let is_many = matches!(question.access.evidence, EvidenceKind::Many | EvidenceKind::Versions);
+    match (question.access.role, operation.narrowing()) {
+        (AccessRole::Primary | AccessRole::Condition, Narrowing::Criteria(of)) => is_many && question.of == of.as_str(),
+        (AccessRole::Primary, Narrowing::Types | Narrowing::Export) => is_many,
+        (AccessRole::Primary, Narrowing::None) => operation.is_checkable(),
+        (_, _) => false,
+    }
+}
+
+fn narrowed_by(operation: &Operation, filter: Filter) -> Narrowed {
+    let written = |criteria: &[Parameter]| write_parameters(criteria);
+    let Filter { any_of, is_complete, whole, .. } = filter;
+    if operation.conditional {
+        // criteria stand in one place and cannot be a union: the first part is what an owner's record is found by
+        let (criteria, is_whole) = match (whole, any_of.first()) {
+            (Some(Whole::Type(criteria)), _) => (criteria, any_of.len() == 1),
+            (_, Some(first)) => (first.clone(), any_of.len() == 1),
+            (_, None) => (Vec::new(), true),
+        };
+        let if_none_exist = operation.if_none_exist_with(&criteria);
+        return Narrowed {
+            any_of: vec![written(&criteria)],
+            is_complete: is_complete && is_whole,
+            url: if_none_exist.is_none().then(|| operation.url_with(&criteria)),
+            if_none_exist,
+        };
+    }
+    Narrowed {
+        url: match whole {
+            Some(Whole::Type(criteria)) => Some(operation.url_with(&criteria)),
+            Some(Whole::Compartment(compartment, id, criteria)) => operation.url_within(compartment, &id, &criteria),
+            None => None,
+        },
+        any_of: any_of.iter().map(|criteria| written(criteria)).collect(),
+        is_complete,
+        if_none_exist: None,
+    }
+}
+
+fn worst(denied: impl Iterator<Item = Denied>) -> Option<Denied> {
+    denied.reduce(worse)
+}
+
+/// Of several denials the one whose mend would help most.
+pub(super) fn worse(one: Denied, other: Denied) -> Denied {
+    if one.0 >= other.0 { one } else { other }
+}
