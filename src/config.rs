@@ -64,6 +64,8 @@ struct Limits {
     token_depth: Option<usize>,
     json_depth: Option<usize>,
     body_bytes: Option<usize>,
+    filter_body_bytes: Option<usize>,
+    filter_requests: Option<usize>,
     url_bytes: Option<usize>,
     header_bytes: Option<usize>,
     bundle_entries: Option<usize>,
@@ -121,6 +123,9 @@ impl Config {
             },
             server: server::Limits {
                 body_bytes_max: limits.body_bytes.unwrap_or(server.body_bytes_max),
+                large_paths: &["/v1/filter"],
+                large_body_bytes_max: limits.filter_body_bytes.unwrap_or(server.large_body_bytes_max),
+                large_requests_max: limits.filter_requests.unwrap_or(server.large_requests_max),
                 headers_bytes_max: limits.header_bytes.unwrap_or(server.headers_bytes_max),
                 url_bytes_max: limits.url_bytes.unwrap_or(server.url_bytes_max),
                 connections_max: limits.connections.unwrap_or(server.connections_max),

@@ -4,11 +4,13 @@
 //! INVARIANT: an error never quotes a value.
 //! Source: RFC 8259; RFC 7515 section 4 and RFC 7493 (I-JSON) for duplicate names.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::error::Category;
 use serde_json::map::Entry;
+use serde_json::value::RawValue;
 use serde_json::{Map, Number, Value};
 
 /// Nesting that no caller may exceed, so that a generous configuration cannot exhaust a thread's stack.
@@ -33,6 +35,23 @@ pub fn parse_str(text: &str, depth_max: usize) -> Result<Value, JsonError> {
     let value = Nested { depth_left: depth_max.min(DEPTH_CEILING) }.deserialize(&mut deserializer)?;
     deserializer.end()?;
     Ok(value)
+}
+
+/// The members of one JSON object in their order, each value as its text. What is in a value is judged when it is read.
+pub fn members(text: &str) -> Result<Vec<(String, &str)>, JsonError> {
+    shallow(text, Members)
+}
+
+/// The items of one JSON array, each as its text; as [`members`].
+pub fn items(text: &str) -> Result<Vec<&str>, JsonError> {
+    shallow(text, Items)
+}
+
+fn shallow<'t, S: DeserializeSeed<'t>>(text: &'t str, seed: S) -> Result<S::Value, JsonError> {
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let read = seed.deserialize(&mut deserializer)?;
+    deserializer.end()?;
+    Ok(read)
 }
 
 /// Why a text is no strict JSON, and where. `line` and `column` count from 1, the column in bytes.
@@ -62,6 +81,16 @@ pub enum JsonErrorKind {
 impl JsonError {
     fn new(kind: JsonErrorKind, message: impl Into<String>, line: usize, column: usize) -> JsonError {
         JsonError { kind, message: message.into(), line, column }
+    }
+
+    /// The error of a part, told of the whole that holds the part.
+    pub fn within(self, whole: &str, part: &str) -> JsonError {
+        let offset = (part.as_ptr() as usize).saturating_sub(whole.as_ptr() as usize);
+        let before = whole.as_bytes().get(..offset).unwrap_or_default();
+        let lines = before.iter().filter(|byte| **byte == b'\n').count();
+        let columns = before.iter().rev().take_while(|byte| **byte != b'\n').count();
+        let column = if self.line == 1 { self.column + columns } else { self.column };
+        JsonError { line: self.line + lines, column, ..self }
     }
 
     fn encoding(bytes: &[u8], valid: usize) -> JsonError {
@@ -173,21 +202,97 @@ impl<'de> Visitor<'de> for Nested {
     }
 }
 
+struct Members;
+
+impl<'de> DeserializeSeed<'de> for Members {
+    type Value = Vec<(String, &'de str)>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Members {
+    type Value = Vec<(String, &'de str)>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
+        let mut read = Vec::new();
+        let mut names = HashSet::new();
+        while let Some(name) = members.next_key::<String>()? {
+            if !names.insert(name.clone()) {
+                return Err(A::Error::custom(duplicate(&name)));
+            }
+            read.push((name, members.next_value::<&'de RawValue>()?.get()));
+        }
+        Ok(read)
+    }
+}
+
+struct Items;
+
+impl<'de> DeserializeSeed<'de> for Items {
+    type Value = Vec<&'de str>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Items {
+    type Value = Vec<&'de str>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an array")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
+        let mut read = Vec::new();
+        while let Some(item) = items.next_element::<&'de RawValue>()? {
+            read.push(item.get());
+        }
+        Ok(read)
+    }
+}
+
 fn duplicate(name: &str) -> String {
     let shown: String = name.chars().take(NAME_CHARACTERS_MAX).flat_map(char::escape_debug).collect();
     format!("the name `{shown}` stands twice in one object")
 }
 
-/// The property: what is accepted is what serde_json reads, and no deeper than asked.
+/// The property: what is accepted is what serde_json reads, no deeper than asked, and the same read part by part.
 #[doc(hidden)]
 pub fn holds(input: &[u8]) -> bool {
     const DEPTH: usize = 20;
     match parse(input, DEPTH) {
-        Ok(value) => serde_json::from_slice::<Value>(input).is_ok_and(|same| same == value) && depth(&value) <= DEPTH,
+        Ok(value) => {
+            serde_json::from_slice::<Value>(input).is_ok_and(|same| same == value)
+                && depth(&value) <= DEPTH
+                && is_read_by_parts(input, &value)
+        }
         Err(error) => match error.kind {
             JsonErrorKind::Encoding | JsonErrorKind::Syntax => serde_json::from_slice::<Value>(input).is_err(),
             JsonErrorKind::TooDeep | JsonErrorKind::DuplicateName => true,
         },
+    }
+}
+
+fn is_read_by_parts(input: &[u8], value: &Value) -> bool {
+    let text = std::str::from_utf8(input).unwrap_or_default();
+    let same = |text: &str, value: Option<&Value>| parse_str(text, DEPTH_CEILING).ok().as_ref() == value;
+    match value {
+        Value::Object(whole) => members(text).is_ok_and(|members| {
+            members.len() == whole.len() && members.iter().all(|(name, text)| same(text, whole.get(name)))
+        }),
+        Value::Array(whole) => items(text).is_ok_and(|items| {
+            items.len() == whole.len() && items.iter().zip(whole).all(|(text, value)| same(text, Some(value)))
+        }),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {
+            members(text).is_err() && items(text).is_err()
+        }
     }
 }
 

@@ -17,12 +17,21 @@ use crate::json;
 use crate::policy::snapshot::Snapshot;
 use crate::token::issuers::Issuers;
 
-/// `POST /v1/filter`: a decision for each resource, or the bundle without what is denied.
+/// `POST /v1/filter`: a decision for each resource, or the bundle without what is denied. One resource at a time is read,
+/// and what is not changed is given back letter by letter.
 pub fn filter(desk: &Desk<'_>, body: &[u8]) -> Result<Result<Answered, ApiError>, KeyLacking> {
-    // the resources stand in a list, or in a bundle's entries
-    let read = json::parse(body, desk.limits.json_depth_max + 4).map_err(not_json);
-    let (asker, results) = match read.as_ref().map_err(Clone::clone).and_then(read_results) {
+    let text = match std::str::from_utf8(body) {
+        Ok(text) => text,
+        // says where
+        Err(_) => return Ok(json::parse(body, 1).map_err(not_json).and(Err(ApiError::malformed("", "not UTF-8")))),
+    };
+    let page = Page { text, depth_max: desk.limits.json_depth_max };
+    let (question, results) = match page.question() {
         Ok(read) => read,
+        Err(error) => return Ok(Err(error)),
+    };
+    let asker = match Fields::of(&question, "").and_then(|fields| Asker::read(&fields)) {
+        Ok(asker) => asker,
         Err(error) => return Ok(Err(error)),
     };
     let facts = asker.facts(desk);
@@ -32,62 +41,172 @@ pub fn filter(desk: &Desk<'_>, body: &[u8]) -> Result<Result<Answered, ApiError>
         (Ok(standing), Ok(operation)) => Some(Judge { snapshot: desk.snapshot, standing, operation, facts: &facts }),
         (Err(_), _) | (_, Err(_)) => None,
     };
-    let judged = |resource: &Value| judge.as_ref().and_then(|judge| judge.judged(resource));
     let answer = match results {
-        Results::Resources(resources) => {
-            let (decisions, redact): (Vec<_>, Vec<_>) = resources
-                .iter()
-                .map(|resource| match judged(resource) {
-                    Some(redact) => ("permit", redact),
-                    None => ("deny", BTreeSet::new()),
-                })
-                .unzip();
-            json!({ "decisions": decisions, "redact": redact })
-        }
-        Results::Bundle(bundle) => {
-            let is_all_visible = judge.as_ref().is_some_and(Judge::permits_all);
-            json!({ "bundle": narrowed(bundle, is_all_visible, judged) })
-        }
+        Results::Resources(resources) => page.decisions(&resources, judge.as_ref()),
+        Results::Bundle(members) => page.narrowed(&members, judge.as_ref()),
     };
-    Ok(Ok(Answered { body: bytes(&answer), summaries: Vec::new() }))
+    Ok(answer.map(|body| Answered { body, summaries: Vec::new() }))
 }
 
-enum Results<'v> {
-    Resources(&'v [Value]),
-    Bundle(&'v Map<String, Value>),
+/// What is judged, in its text.
+enum Results<'t> {
+    Resources(Vec<&'t str>),
+    /// the members of a bundle
+    Bundle(Vec<(String, &'t str)>),
 }
 
-fn read_results(value: &Value) -> Result<(Asker<'_>, Results<'_>), ApiError> {
-    let fields = Fields::of(value, "")?;
-    fields.only(&["token", "claims", "request", "context", "resources", "bundle"])?;
-    let asker = Asker::read(&fields)?;
-    let malformed = |at: &str, message: &str| Err(ApiError::malformed(at, message));
-    let results = match (fields.get("resources"), fields.get("bundle")) {
-        (Some(Value::Array(resources)), None) => match resources.iter().position(|resource| !resource.is_object()) {
-            None => Results::Resources(resources),
-            Some(index) => return malformed(&format!("/resources/{index}"), "a resource must be an object"),
-        },
-        (Some(_), None) => return malformed("/resources", "`resources` must be an array"),
-        (None, Some(bundle)) => Results::Bundle(read_bundle(bundle)?),
-        (Some(_), Some(_)) => return Err(ApiError::malformed("", "both `resources` and `bundle` are given; send one")),
-        (None, None) => return Err(ApiError::malformed("", "neither `resources` nor `bundle` is given")),
-    };
-    Ok((asker, results))
+/// The whole body, of which parts are read.
+#[derive(Clone, Copy)]
+struct Page<'t> {
+    text: &'t str,
+    depth_max: usize,
 }
 
-/// A bundle of results: a batch or a document is judged by its own interaction.
-fn read_bundle(value: &Value) -> Result<&Map<String, Value>, ApiError> {
-    let malformed = |at: &str, message: &str| Err(ApiError::malformed(at, message));
-    let Some(bundle) = value.as_object() else {
-        return malformed("/bundle", "`bundle` must be an object");
-    };
-    let text = |name: &str| bundle.get(name).and_then(Value::as_str);
-    match (text("resourceType"), text("type"), bundle.get("entry")) {
-        (Some("Bundle"), Some("searchset" | "history"), None | Some(Value::Array(_))) => Ok(bundle),
-        (Some("Bundle"), Some("searchset" | "history"), Some(_)) => {
-            malformed("/bundle/entry", "`entry` must be an array")
+impl<'t> Page<'t> {
+    /// Who asks for what, and the results apart.
+    fn question(self) -> Result<(Value, Results<'t>), ApiError> {
+        let malformed = |at: &str, message: &str| Err(ApiError::malformed(at, message));
+        if !self.text.trim_start().starts_with('{') {
+            self.read(self.text, 0)?;
+            return malformed("", "an object is expected here");
         }
-        (_, _, _) => malformed("/bundle", "`bundle` must be a Bundle of type `searchset` or `history`"),
+        let (mut question, mut resources, mut bundle) = (Map::new(), None, None);
+        for (name, text) in json::members(self.text).map_err(not_json)? {
+            match name.as_str() {
+                "resources" => resources = Some(text),
+                "bundle" => bundle = Some(text),
+                _ => drop(question.insert(name, self.read(text, 0)?)),
+            }
+        }
+        let question = Value::Object(question);
+        if let Err(error) = Fields::of(&question, "")?.only(&["token", "claims", "request", "context"]) {
+            let message = "unknown field; known here: token, claims, request, context, resources, bundle";
+            return Err(ApiError { message: message.to_owned(), ..error });
+        }
+        let results = match (resources, bundle) {
+            (Some(text), None) if text.starts_with('[') => Results::Resources(self.items(text)?),
+            (Some(_), None) => return malformed("/resources", "`resources` must be an array"),
+            (None, Some(text)) if text.starts_with('{') => Results::Bundle(self.bundle(text)?),
+            (None, Some(_)) => return malformed("/bundle", "`bundle` must be an object"),
+            (Some(_), Some(_)) => return malformed("", "both `resources` and `bundle` are given; send one"),
+            (None, None) => return malformed("", "neither `resources` nor `bundle` is given"),
+        };
+        Ok((question, results))
+    }
+
+    /// A bundle of results: a batch or a document is judged by its own interaction.
+    fn bundle(self, text: &'t str) -> Result<Vec<(String, &'t str)>, ApiError> {
+        let malformed = |at: &str, message: &str| Err(ApiError::malformed(at, message));
+        let members = json::members(text).map_err(|error| not_json(error.within(self.text, text)))?;
+        let member = |name: &str| members.iter().find(|(known, _)| known == name).map(|(_, text)| *text);
+        let word = |name: &str| match member(name) {
+            Some(text) => self.read(text, 0).map(|value| value.as_str().unwrap_or_default().to_owned()),
+            None => Ok(String::new()),
+        };
+        let (of, kind) = (word("resourceType")?, word("type")?);
+        if of != "Bundle" || !matches!(kind.as_str(), "searchset" | "history") {
+            return malformed("/bundle", "`bundle` must be a Bundle of type `searchset` or `history`");
+        }
+        if member("entry").is_some_and(|text| !text.starts_with('[')) {
+            return malformed("/bundle/entry", "`entry` must be an array");
+        }
+        Ok(members)
+    }
+
+    fn read(self, part: &str, deeper: usize) -> Result<Value, ApiError> {
+        json::parse_str(part, self.depth_max + deeper).map_err(|error| not_json(error.within(self.text, part)))
+    }
+
+    fn items(self, part: &'t str) -> Result<Vec<&'t str>, ApiError> {
+        json::items(part).map_err(|error| not_json(error.within(self.text, part)))
+    }
+
+    /// `{ "decisions": […], "redact": […] }`
+    fn decisions(self, resources: &[&str], judge: Option<&Judge<'_>>) -> Result<Vec<u8>, ApiError> {
+        let mut decisions = Vec::with_capacity(resources.len());
+        let mut redact = Vec::with_capacity(resources.len());
+        for (index, text) in resources.iter().enumerate() {
+            let resource = self.read(text, 0)?;
+            if !resource.is_object() {
+                return Err(ApiError::malformed(&format!("/resources/{index}"), "a resource must be an object"));
+            }
+            let judged = judge.and_then(|judge| judge.judged(&resource));
+            decisions.push(if judged.is_some() { "permit" } else { "deny" });
+            redact.push(judged.unwrap_or_default());
+        }
+        Ok(bytes(&json!({ "decisions": decisions, "redact": redact })))
+    }
+
+    /// `{ "bundle": … }`: without the entries that are denied, and without what counts them.
+    fn narrowed(self, members: &[(String, &str)], judge: Option<&Judge<'_>>) -> Result<Vec<u8>, ApiError> {
+        let is_all_visible = judge.is_some_and(Judge::permits_all);
+        let mut left = Joined::new("{\"bundle\":{");
+        for (name, text) in members {
+            let value = match name.as_str() {
+                "entry" => self.entries(text, is_all_visible, judge)?,
+                // a total counts what other pages hide
+                "total" | "_total" if !is_all_visible => None,
+                _ => {
+                    let value = self.read(text, 0)?;
+                    match (name.as_str(), value) {
+                        // and so does the last page's link
+                        ("link", Value::Array(links)) if !is_all_visible => {
+                            let is_last = |link: &Value| link.get("relation").and_then(Value::as_str) == Some("last");
+                            let links: Vec<_> = links.into_iter().filter(|link| !is_last(link)).collect();
+                            (!links.is_empty()).then(|| Value::Array(links).to_string())
+                        }
+                        (_, _) => Some((*text).to_owned()),
+                    }
+                }
+            };
+            if let Some(value) = value {
+                left.push(&format!("{}:", Value::String(name.clone())), &value);
+            }
+        }
+        Ok(left.end("}}").into_bytes())
+    }
+
+    /// FHIR has no empty arrays.
+    fn entries(self, text: &str, is_all_visible: bool, judge: Option<&Judge<'_>>) -> Result<Option<String>, ApiError> {
+        let judged = |resource: &Value| judge.and_then(|judge| judge.judged(resource));
+        let mut left = Joined::new("[");
+        let items = json::items(text).map_err(|error| not_json(error.within(self.text, text)))?;
+        for text in items {
+            // an entry is around its resource
+            let entry = self.read(text, 1)?;
+            match entry_left(entry, is_all_visible, judged) {
+                Left::As => left.push("", text),
+                Left::Changed(entry) => left.push("", &entry.to_string()),
+                Left::Out => {}
+            }
+        }
+        Ok((!left.is_empty).then(|| left.end("]")))
+    }
+}
+
+/// Texts with commas between them.
+struct Joined {
+    text: String,
+    is_empty: bool,
+}
+
+impl Joined {
+    fn new(opening: &str) -> Joined {
+        Joined { text: opening.to_owned(), is_empty: true }
+    }
+
+    fn push(&mut self, name: &str, text: &str) {
+        if !self.is_empty {
+            self.text.push(',');
+        }
+        self.is_empty = false;
+        self.text.push_str(name);
+        self.text.push_str(text);
+    }
+
+    fn end(mut self, closing: &str) -> String {
+        self.text.push_str(closing);
+        self.text
     }
 }
 
@@ -111,67 +230,35 @@ impl Judge<'_> {
     }
 }
 
-/// The bundle without the entries that are denied, and without what counts them.
-fn narrowed(
-    bundle: &Map<String, Value>,
-    is_all_visible: bool,
-    judged: impl Fn(&Value) -> Option<BTreeSet<String>>,
-) -> Map<String, Value> {
-    let mut left = Map::new();
-    for (name, value) in bundle {
-        match (name.as_str(), value) {
-            ("entry", Value::Array(entries)) => {
-                let entries: Vec<_> =
-                    entries.iter().filter_map(|entry| entry_left(entry, is_all_visible, &judged)).collect();
-                // FHIR has no empty arrays
-                if !entries.is_empty() {
-                    left.insert(name.clone(), Value::Array(entries));
-                }
-            }
-            // a total counts what other pages hide, and the last page's link as well
-            ("total" | "_total", _) if !is_all_visible => {}
-            ("link", Value::Array(links)) if !is_all_visible => {
-                let is_last = |link: &&Value| link.get("relation").and_then(Value::as_str) == Some("last");
-                let links: Vec<_> = links.iter().filter(|link| !is_last(link)).cloned().collect();
-                if !links.is_empty() {
-                    left.insert(name.clone(), Value::Array(links));
-                }
-            }
-            (_, value) => {
-                left.insert(name.clone(), value.clone());
-            }
-        }
-    }
-    left
+/// What is left of an entry.
+enum Left {
+    /// all of it, as it was written
+    As,
+    Changed(Value),
+    Out,
 }
 
 /// What a server says about the search stays; an entry without a resource tells that there was one.
-fn entry_left(
-    entry: &Value,
-    is_all_visible: bool,
-    judged: impl Fn(&Value) -> Option<BTreeSet<String>>,
-) -> Option<Value> {
+fn entry_left(mut entry: Value, is_all_visible: bool, judged: impl Fn(&Value) -> Option<BTreeSet<String>>) -> Left {
     let Some(resource) = entry.get("resource") else {
-        return is_all_visible.then(|| entry.clone());
+        return if is_all_visible { Left::As } else { Left::Out };
     };
     let mode = entry.get("search").and_then(|search| search.get("mode")).and_then(Value::as_str);
-    let kind = resource.get("resourceType").and_then(Value::as_str)?;
+    let Some(kind) = resource.get("resourceType").and_then(Value::as_str) else { return Left::Out };
     if (mode, kind) == (Some("outcome"), "OperationOutcome") {
-        return Some(entry.clone());
+        return Left::As;
     }
-    let redact = judged(resource)?;
-    let mut entry = entry.clone();
-    let paths: Vec<_> = redact
-        .iter()
-        .filter_map(|path| path.split_once('.'))
-        .filter(|(of, _)| *of == kind)
-        .map(|(_, path)| path)
-        .collect();
-    if let (Some(resource), false) = (entry.get_mut("resource"), paths.is_empty()) {
+    let Some(redact) = judged(resource) else { return Left::Out };
+    let of_kind = redact.iter().filter_map(|path| path.split_once('.')).filter(|(of, _)| *of == kind);
+    let paths: Vec<&str> = of_kind.map(|(_, path)| path).collect();
+    if paths.is_empty() {
+        return Left::As;
+    }
+    if let Some(resource) = entry.get_mut("resource") {
         paths.into_iter().for_each(|path| remove(resource, path));
         mark_as_subset(resource);
     }
-    Some(entry)
+    Left::Changed(entry)
 }
 
 /// The narrative tells again what was removed; and who gets a part must know, lest it be written back as the whole.

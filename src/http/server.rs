@@ -32,7 +32,7 @@ use hyper_util::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit},
     task::JoinSet,
     time::{Instant, Sleep, sleep, timeout},
 };
@@ -44,6 +44,10 @@ use super::framing::{self, Framing, Refusal, Violation};
 pub struct Limits {
     /// A request's body. Over it: 413.
     pub body_bytes_max: usize,
+    /// Of a request to one of these paths, this much, for `large_requests_max` of them at a time. Over that: 503.
+    pub large_paths: &'static [&'static str],
+    pub large_body_bytes_max: usize,
+    pub large_requests_max: usize,
     /// All header lines of a request. Over it: 431.
     pub headers_bytes_max: usize,
     /// A request's target. Over it: 414.
@@ -66,6 +70,9 @@ impl Default for Limits {
     fn default() -> Self {
         Limits {
             body_bytes_max: 4 * 1024 * 1024,
+            large_paths: &[],
+            large_body_bytes_max: 64 * 1024 * 1024,
+            large_requests_max: 8,
             headers_bytes_max: 64 * 1024,
             url_bytes_max: 16 * 1024,
             connections_max: 4096,
@@ -192,6 +199,7 @@ where
 struct Site<H> {
     limits: Limits,
     requests: Semaphore,
+    large_requests: Semaphore,
     hyper: auto::Builder<TokioExecutor>,
     handler: H,
 }
@@ -208,7 +216,8 @@ impl<H> Site<H> {
             .max_pending_accept_reset_streams(H2_PENDING_RESETS_MAX)
             .max_local_error_reset_streams(H2_ERROR_RESETS_MAX);
         let requests = Semaphore::new(limits.requests_max.min(Semaphore::MAX_PERMITS));
-        Site { limits, requests, hyper, handler }
+        let large_requests = Semaphore::new(limits.large_requests_max.min(Semaphore::MAX_PERMITS));
+        Site { limits, requests, large_requests, hyper, handler }
     }
 }
 
@@ -264,8 +273,8 @@ where
     if head.headers.get_all(header::CONTENT_ENCODING).iter().any(|value| !is_identity(value)) {
         return Err(Fault::Encoding { unread });
     }
-    let body =
-        timeout(limits.body_timeout, whole(body, limits.body_bytes_max)).await.map_err(|_| Fault::BodySlow)??;
+    let arrival = whole(site, body, limits.large_paths.contains(&head.uri.path()));
+    let (body, _large_place) = timeout(limits.body_timeout, arrival).await.map_err(|_| Fault::BodySlow)??;
     let ask = Ask {
         method: head.method,
         path: head.uri.path().to_owned(),
@@ -287,18 +296,30 @@ fn is_identity(value: &HeaderValue) -> bool {
     value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity")
 }
 
-/// The body in one piece. Where it comes in one frame, it is that frame.
-async fn whole(mut body: Incoming, bytes_max: usize) -> Result<Bytes, Fault> {
+/// The body in one piece, and its place among the large ones if it is one. Where it comes in one frame, it is that frame.
+async fn whole<H>(
+    site: &Site<H>,
+    mut body: Incoming,
+    may_be_large: bool,
+) -> Result<(Bytes, Option<SemaphorePermit<'_>>), Fault> {
+    let Limits { body_bytes_max, large_body_bytes_max, .. } = site.limits;
+    let bytes_max = if may_be_large { large_body_bytes_max.max(body_bytes_max) } else { body_bytes_max };
     if body.size_hint().lower() > bytes_max as u64 {
         return Err(Fault::BodyTooLarge);
     }
     let mut first = Bytes::new();
     let mut joined = Vec::new();
+    let mut place = None;
     while let Some(frame) = body.frame().await {
         // What the error says is of hyper; what framing refused is a broken body too.
         let Ok(data) = frame.map_err(|_| Fault::BodyBroken)?.into_data() else { continue };
-        if first.len().max(joined.len()) + data.len() > bytes_max {
+        let length = first.len().max(joined.len()) + data.len();
+        if length > bytes_max {
             return Err(Fault::BodyTooLarge);
+        }
+        if length > body_bytes_max && place.is_none() {
+            let taken = site.large_requests.try_acquire();
+            place = Some(taken.map_err(|_| Fault::OverCapacity { unread: true })?);
         }
         if first.is_empty() {
             first = data;
@@ -309,7 +330,7 @@ async fn whole(mut body: Incoming, bytes_max: usize) -> Result<Bytes, Fault> {
             joined.extend_from_slice(&data);
         }
     }
-    Ok(if joined.is_empty() { first } else { joined.into() })
+    Ok((if joined.is_empty() { first } else { joined.into() }, place))
 }
 
 /// The future's output, or none where it panics.

@@ -33,6 +33,8 @@ struct Counters {
 
 /// Tokens of one batch may lack the keys of several issuers; each is fetched once, up to this many.
 const KEY_ROUNDS_MAX: usize = 4;
+/// A body that takes longer than other requests should wait.
+const LARGE_BYTES: usize = 256 * 1024;
 
 type Authorize = fn(&Desk<'_>, &[u8]) -> Result<Result<Answered, ApiError>, KeyLacking>;
 
@@ -67,11 +69,16 @@ impl Service {
     async fn decide(&self, ask: &Ask, authorize: Authorize) -> Result<Answer, (ApiError, Option<&'static str>)> {
         is_json(ask).map_err(|error| (error, None))?;
         let state = self.serving.state();
-        let mut answered = self.once(&state, ask, authorize, false);
+        let once = |keys_are_final| {
+            let once = || self.once(&state, ask, authorize, keys_are_final);
+            // so that other requests of this thread need not wait for a large one
+            if ask.body.len() > LARGE_BYTES { tokio::task::block_in_place(once) } else { once() }
+        };
+        let mut answered = once(false);
         for round in 1..=KEY_ROUNDS_MAX {
             let Err(KeyLacking(issuer)) = answered else { break };
             state.keys.refresh(issuer).await;
-            answered = self.once(&state, ask, authorize, round == KEY_ROUNDS_MAX);
+            answered = once(round == KEY_ROUNDS_MAX);
         }
         match answered {
             Ok(Ok(answered)) => {

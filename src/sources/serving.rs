@@ -64,6 +64,8 @@ fn load(origin: Option<&Path>, settings: &Settings, previous: Option<&KeyRing>) 
         None => embedded::folder(),
     };
     let snapshot = Snapshot::load(&read, settings)?;
+    // made here, so that no request waits for it
+    snapshot.schema();
     let issuers = Issuers::new(snapshot.rules.issuers().to_vec());
     let base = origin.unwrap_or(Path::new("."));
     let keys = KeyRing::load(issuers, base, previous)

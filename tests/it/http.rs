@@ -341,6 +341,34 @@ async fn a_large_body_arrives_whole() {
 }
 
 #[tokio::test]
+async fn some_paths_take_larger_bodies_a_few_at_a_time() {
+    let limits = Limits { large_paths: &["/large"], large_body_bytes_max: 3000, large_requests_max: 1, ..small() };
+    let served = start(limits).await;
+    let of = |path: &str, length: usize| {
+        format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n{}", "x".repeat(length))
+    };
+    let echo = |length: usize| format!("POST /large  {}", "x".repeat(length));
+    served.exchange(of("/large", 3000)).await[0].check_echo("a large body", &echo(3000));
+    served.exchange(of("/large", 3001)).await[0].check_error("one too large", 413, "body-too-large", true);
+    served.exchange(of("/a", 1001)).await[0].check_error("at another path", 413, "body-too-large", true);
+    // one that is on its way takes the only place
+    let mut slow = served.connect().await;
+    let first = of("/large", 2000);
+    let (begun, rest) = first.split_at(1500);
+    slow.send(begun).await;
+    let refused = loop {
+        let reply = served.exchange(of("/large", 2000)).await.remove(0);
+        if reply.status != 200 {
+            break reply;
+        }
+    };
+    refused.check_error("a second one", 503, "over-capacity", true);
+    served.exchange(of("/large", 900)).await[0].check_echo("a small one", &echo(900));
+    slow.send(rest).await;
+    slow.next().await.check_echo("the first", &echo(2000));
+}
+
+#[tokio::test]
 async fn encodings_are_refused() {
     let served = start(small()).await;
     for encoding in ["gzip", "identity, gzip", "identity\r\nContent-Encoding: br", ""] {

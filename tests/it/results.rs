@@ -2,6 +2,7 @@
 
 use cedarward::http::api::{self, Desk};
 use cedarward::http::results::{filter, holds};
+use cedarward::json;
 use cedarward::policy::snapshot::Snapshot;
 use cedarward::token::issuers::Issuers;
 use proptest::prelude::*;
@@ -183,6 +184,40 @@ fn a_bundle_comes_back_with_less() {
     let mut nobody = question;
     nobody["claims"] = json!({});
     assert_eq!(filtered(&snapshot, &nobody).unwrap()["bundle"]["entry"].as_array().map(Vec::len), Some(1));
+}
+
+/// Decimals keep their digits (FHIR datatypes.html "decimal"), names their order.
+#[test]
+fn what_stays_stays_letter_by_letter() {
+    let snapshot = load("");
+    let entry = |patient: &str| {
+        format!(
+            r#"{{ "resource" : {{"resourceType":"Observation","valueQuantity":{{"value":1.10}},"id":"5",
+                "subject":{{"reference":"Patient/{patient}"}},"status":"final"}} }}"#
+        )
+    };
+    let link = r#"{"relation":"self", "url":"x"}"#;
+    let bundle = |entries: &str| {
+        format!(r#"{{"type":"searchset","entry":[{entries}],"resourceType":"Bundle","link":[{link}]}}"#)
+    };
+    let question =
+        |bundle: &str| format!(r#"{{"claims":{},"request":{},"bundle":{bundle}}}"#, app(), get("/Observation"));
+    let issuers = Issuers::new(snapshot.rules.issuers().to_vec());
+    let limits = api::Limits::default();
+    let desk = Desk::alone(&snapshot, &issuers, &limits, 0);
+    let asked = |body: &str| filter(&desk, body.as_bytes()).unwrap();
+    let both = bundle(&format!("{}, {}", entry("123"), entry("456")));
+    let left = String::from_utf8(asked(&question(&both)).unwrap().body).unwrap();
+    assert!(left.contains(&format!("\"entry\":[{}]", entry("123"))), "{left}");
+    // and what is wrong is found where it stands
+    for entries in [format!("{},\n{{\"a\":1,\"a\":2}}", entry("123")), "{\"a\":[1,]}".to_owned(), "{}]".to_owned()] {
+        let question = question(&bundle(&entries));
+        let error = asked(&question).unwrap_err();
+        let wrong = json::parse(question.as_bytes(), 128).unwrap_err();
+        assert_eq!(error.at, Some(format!("{}:{}", wrong.line, wrong.column)), "{entries}: {error}");
+    }
+    let deep = format!("{}1{}", "[".repeat(200), "]".repeat(200));
+    assert_eq!(asked(&question(&bundle(&deep))).unwrap_err().code, "invalid-json");
 }
 
 #[test]
