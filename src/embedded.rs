@@ -13,6 +13,7 @@ pub const FILES: &[(&str, &str)] = &[
     ("tests/confidentiality.yaml", include_str!("../policies/tests/confidentiality.yaml")),
     ("tests/evidence.yaml", include_str!("../policies/tests/evidence.yaml")),
     ("tests/known-holes.yaml", include_str!("../policies/tests/known-holes.yaml")),
+    ("tests/leaks.yaml", include_str!("../policies/tests/leaks.yaml")),
     ("tests/requests.yaml", include_str!("../policies/tests/requests.yaml")),
     ("tests/roles.yaml", include_str!("../policies/tests/roles.yaml")),
     ("tests/smart.yaml", include_str!("../policies/tests/smart.yaml")),

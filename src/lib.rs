@@ -23,6 +23,7 @@ pub mod fhir {
     pub mod path;
     pub mod resource;
     pub mod search;
+    pub mod transaction;
     pub mod url;
 }
 

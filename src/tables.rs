@@ -44,6 +44,9 @@ struct Table {
     themes: Vec<String>,
     #[serde(default)]
     now: Option<i64>,
+    /// what the callers of this table enforce, unless a case says otherwise
+    #[serde(default)]
+    enforces: Option<Value>,
     #[serde(default)]
     claims: BTreeMap<String, Value>,
     #[serde(default)]
@@ -239,7 +242,7 @@ impl Table {
         insert(&mut question, "resource", asked.resource.as_ref().map(|named| self.resource(named)).transpose()?);
         insert(&mut question, "proposed", asked.proposed.as_ref().map(|named| self.resource(named)).transpose()?);
         insert(&mut question, "context", asked.context.clone());
-        insert(&mut question, "enforces", asked.enforces.clone());
+        insert(&mut question, "enforces", asked.enforces.clone().or_else(|| self.enforces.clone()));
         Ok(question)
     }
 

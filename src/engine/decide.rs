@@ -20,7 +20,7 @@ use crate::fhir::definitions::{FhirId, ResourceType};
 use crate::fhir::operation::{
     Access, AccessRole, EvidenceKind, Interaction, Operation, OperationError, Proposed, Reach,
 };
-use crate::fhir::resource;
+use crate::fhir::{resource, transaction};
 use crate::policy::index::{Guards, Reads, Side, Slice};
 use crate::policy::schema::SERVER;
 use crate::policy::snapshot::Snapshot;
@@ -233,9 +233,15 @@ impl Asker<'_> {
     }
 
     fn entries(&self, operation: &Operation, evidence: &Evidence<'_>) -> Vec<Answer> {
+        // the entries of a transaction know each other; those of a batch do not
+        let resolved = match (operation.interaction, evidence.body) {
+            (Interaction::Transaction, Some(bundle)) => transaction::resolved(bundle, &operation.entries),
+            (_, _) => Vec::new(),
+        };
         let entry = |(index, entry): (usize, &Result<Operation, OperationError>)| match entry {
             Ok(operation) => {
-                let body = evidence.body.and_then(|bundle| bundle.get("entry")?.get(index)?.get("resource"));
+                let as_sent = || evidence.body.and_then(|bundle| bundle.get("entry")?.get(index)?.get("resource"));
+                let body = resolved.get(index).and_then(Option::as_ref).or_else(as_sent);
                 self.operation(operation, &Evidence { stored: Stored::NotLoaded, proposed: None, body })
             }
             Err(error) => Answer::of_error(error),
@@ -303,7 +309,7 @@ impl Asker<'_> {
             if !reaches || !matches!(access.role, AccessRole::Primary | AccessRole::Include) {
                 continue;
             }
-            let content = Content::Known(json);
+            let content = if resource::is_whole(json) { Content::Known(json) } else { Content::Unknown };
             let question = Question::new(access, of.as_str(), Some(&id), content, Code::NeedsResource);
             let Verdict::Permit(ids) = self.question(operation, &question) else { return None };
             redact.extend(self.agreed_to_hide(&ids));
@@ -703,6 +709,8 @@ fn of_one<'a>(
         _ if operation.resource_type != Some(of) => Content::Unknown,
         Stored::NotLoaded => Content::Unknown,
         Stored::Absent => Content::Nothing,
+        // a part of it says nothing of the rest
+        Stored::Known(json) if !resource::is_whole(json) => Content::Unknown,
         Stored::Known(json) => Content::Known(json),
     };
     let proposed = match operation.proposed {

@@ -61,7 +61,7 @@ impl Asker<'_> {
         let (left_out, denied): (Vec<_>, Vec<_>) =
             denied.into_iter().partition(|(question, (code, _))| is_left_out(question, Some(*code)));
         let includes_less = !included.is_empty() || !left_out.is_empty();
-        let is_primary = |question: &Question<'_>| question.access.role == AccessRole::Primary;
+        let is_primary = |question: &Question<'_>| question.access.role == AccessRole::Primary && is_many(question);
         let (primary, others): (Vec<_>, Vec<_>) = denied.into_iter().partition(|(question, _)| is_primary(question));
         if let Some(worst) = worst(others.into_iter().map(|(_, denied)| denied)) {
             // the primary access may be denied for a worse reason
@@ -74,9 +74,9 @@ impl Asker<'_> {
             worst(open.iter().map(|(question, _)| (question.lacking, Default::default())))
         };
         if let Some(denied) = lacking(&stuck) {
-            return Err(hidden
-                .filter(|_| operation.states_types)
-                .map_or(denied.clone(), |hidden| worse(hidden, denied)));
+            let is_all_hidden = visible.is_empty() && open.is_empty();
+            let hidden = hidden.filter(|_| operation.states_types || is_all_hidden);
+            return Err(hidden.map_or(denied.clone(), |hidden| worse(hidden, denied)));
         }
         match (operation.narrowing(), hidden) {
             (_, None) if open.is_empty() => {}
@@ -198,13 +198,18 @@ impl Asker<'_> {
 
 /// Whether what a question leaves open can be taken out of the request, or out of its results.
 fn can_be_narrowed(operation: &Operation, question: &Question<'_>) -> bool {
-    let is_many = matches!(question.access.evidence, EvidenceKind::Many | EvidenceKind::Versions);
+    let is_many = is_many(question);
     match (question.access.role, operation.narrowing()) {
         (AccessRole::Primary | AccessRole::Condition, Narrowing::Criteria(of)) => is_many && question.of == of.as_str(),
         (AccessRole::Primary, Narrowing::Types | Narrowing::Export) => is_many,
         (AccessRole::Primary, Narrowing::None) => operation.is_checkable(),
         (_, _) => false,
     }
+}
+
+/// Whether it is about resources of which some may be left out.
+fn is_many(question: &Question<'_>) -> bool {
+    matches!(question.access.evidence, EvidenceKind::Many | EvidenceKind::Versions)
 }
 
 fn narrowed_by(operation: &Operation, filter: Filter) -> Narrowed {

@@ -246,6 +246,17 @@ pub fn labels(resource: &Value) -> Labels {
     }
 }
 
+/// Whether a resource can be judged as it is: it is not marked as a part of the one that is stored (`SUBSETTED`, as after
+/// `_summary` and `_elements`), and its labels are of FHIR's form, as those that cannot be read may forbid.
+pub fn is_whole(resource: &Value) -> bool {
+    let metas = resource.get("meta").map(flattened).unwrap_or_default();
+    let labels = |name: &str| metas.iter().filter_map(|meta| meta.get(name)).flat_map(flattened).collect::<Vec<_>>();
+    let is_part = |tag: &Value| tag.get("code").and_then(Value::as_str) == Some("SUBSETTED");
+    metas.iter().all(|meta| meta.is_object())
+        && labels("security").iter().all(|label| label.is_object())
+        && !labels("tag").into_iter().any(is_part)
+}
+
 /// The values in arrays within arrays, without recursion.
 fn flattened(value: &Value) -> Vec<&Value> {
     let (mut open, mut flat) = (vec![value], Vec::new());
