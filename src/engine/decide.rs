@@ -13,6 +13,7 @@ use serde_json::Value;
 use crate::claims::rules::{Authority, Kind};
 use crate::claims::scope::Constraint;
 use crate::engine::entities::{Content, Facts, View, context, resource_entity, resource_uid};
+use crate::engine::filter::{Filter, filter};
 use crate::engine::narrow::{Accounts, Needs};
 use crate::engine::residual::{self, Atom, Formula, Known};
 use crate::engine::standing::{Asked, Standing};
@@ -360,6 +361,12 @@ impl Asker<'_> {
         };
         let known = self.known(operation, question, of);
         formula.map(|formula| formula.given(&|atom| known.judge(atom)))
+    }
+
+    /// What a question leaves visible, as searches, for the explanation.
+    pub(super) fn visible(&self, operation: &Operation, question: &Question<'_>) -> Option<Filter> {
+        let of = self.snapshot.definitions.resource_type(question.of)?;
+        filter(&self.formula(operation, question)?, &self.known(operation, question, of), true)
     }
 
     /// What is known of the resources of a question. All that a search of a compartment finds is in it.

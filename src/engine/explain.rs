@@ -10,6 +10,7 @@ use crate::engine::entities::Facts;
 use crate::engine::standing::Standing;
 use crate::fhir::definitions::FhirId;
 use crate::fhir::operation::Operation;
+use crate::fhir::url::write_parameters;
 use crate::policy::snapshot::Snapshot;
 
 /// Questions beyond these are counted, not told: a search of everything asks about every type.
@@ -68,6 +69,12 @@ pub struct Asked {
     /// what a policy failed on
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
+    /// where it depends on the resource: the searches that find what is visible
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub visible: Vec<String>,
+    /// where it depends on the resource, and these searches find more than is visible
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub each_result_is_checked: bool,
     /// where nothing permits: the permits for this action and type, none of which is satisfied
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub would_permit: Vec<String>,
@@ -88,6 +95,10 @@ pub fn explain(
             let told = shown.map(|question| {
                 let (action, of) = (question.access.action, question.of);
                 let verdict = asker.question(operation, question);
+                let filter = match &verdict {
+                    Verdict::Undecided(_) => asker.visible(operation, question),
+                    Verdict::Permit(_) | Verdict::Forbid(_) | Verdict::NoPermit | Verdict::Failed(_) => None,
+                };
                 Asked {
                     action: action.as_str(),
                     r#type: of.to_owned(),
@@ -100,6 +111,11 @@ pub fn explain(
                         }
                     },
                     verdict: name(&verdict),
+                    visible: filter
+                        .iter()
+                        .flat_map(|filter| filter.any_of.iter().map(|query| write_parameters(query)))
+                        .collect(),
+                    each_result_is_checked: filter.is_some_and(|filter| filter.is_checked),
                     failure: if let Verdict::Failed(message) = &verdict { Some(message.clone()) } else { None },
                     policies: match verdict {
                         Verdict::Permit(ids) | Verdict::Forbid(ids) => ids.into_iter().collect(),

@@ -7,6 +7,8 @@ mod embedded;
 #[cfg(test)]
 mod engine;
 #[cfg(test)]
+mod filters;
+#[cfg(test)]
 mod http;
 #[cfg(test)]
 mod requests;
