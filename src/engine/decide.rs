@@ -14,7 +14,7 @@ use crate::claims::rules::{Authority, Kind};
 use crate::claims::scope::Constraint;
 use crate::engine::entities::{Content, Facts, View, context, resource_entity, resource_uid};
 use crate::engine::filter::{Filter, filter};
-use crate::engine::narrow::{Accounts, Needs};
+use crate::engine::narrow::{Accounts, Needs, may_be_left_out};
 use crate::engine::residual::{self, Atom, Formula, Known};
 use crate::engine::standing::{Asked, Standing};
 use crate::fhir::definitions::{FhirId, ResourceType};
@@ -255,8 +255,8 @@ impl Asker<'_> {
         let mut redact = BTreeSet::new();
         let mut policies = BTreeSet::new();
         let mut accounts = Accounts::default();
-        for question in questions {
-            match self.question(operation, question) {
+        for (question, verdict) in self.verdicts(operation, questions) {
+            match verdict {
                 Verdict::Permit(ids) => {
                     redact.extend(self.agreed_to_hide(&ids));
                     policies.extend(ids);
@@ -294,6 +294,26 @@ impl Asker<'_> {
         }
     }
 
+    /// The verdict of each question. Partial evaluation is dear: where concrete evaluation denies already, or from the
+    /// first question on that is denied for good, what is open stays so.
+    fn verdicts<'q>(&self, operation: &Operation, questions: &'q [Question<'q>]) -> Vec<(&'q Question<'q>, Verdict)> {
+        let ask = |question: &'q Question<'q>| (question, self.guarded(operation, question));
+        let mut verdicts: Vec<_> = questions.iter().map(ask).collect();
+        let is_denied = |question: &Question<'_>, verdict: &Verdict| {
+            let denies = matches!(verdict, Verdict::NoPermit | Verdict::Forbid(_) | Verdict::Failed(_));
+            denies && !may_be_left_out(operation, question)
+        };
+        if !verdicts.iter().any(|(question, verdict)| is_denied(question, verdict)) {
+            for (question, verdict) in &mut verdicts {
+                *verdict = self.refined(operation, question, std::mem::replace(verdict, Verdict::NoPermit));
+                if is_denied(question, verdict) {
+                    break;
+                }
+            }
+        }
+        verdicts
+    }
+
     /// It is judged under each access that may have brought it.
     fn result(&self, operation: &Operation, json: &Value) -> Option<BTreeSet<String>> {
         let of = self.snapshot.definitions.resource_type(json.get("resourceType")?.as_str()?)?;
@@ -321,6 +341,11 @@ impl Asker<'_> {
 
     /// One question under every view of the principal: roles and scopes must both permit where both are there.
     pub(super) fn question(&self, operation: &Operation, question: &Question<'_>) -> Verdict {
+        self.refined(operation, question, self.guarded(operation, question))
+    }
+
+    /// The verdict as far as concrete evaluation finds it: of a resource that is not at hand, by guards.
+    fn guarded(&self, operation: &Operation, question: &Question<'_>) -> Verdict {
         let Some(slice) = self.snapshot.index.slice(question.access.action, question.of) else {
             return Verdict::Failed(format!("`{}` is no type of this FHIR version", question.of));
         };
@@ -330,17 +355,23 @@ impl Asker<'_> {
             Content::Unknown => question.id.is_some() && slice.reads.id,
         };
         let find = || self.find(operation, question, slice);
-        let verdict = match content_is_known || slice.reads.now || slice.reads.source {
+        match content_is_known || slice.reads.now || slice.reads.source {
             true => find(),
             false => self.standing.verdict(self.asked(operation, question), find),
-        };
-        match (verdict, question.content, self.snapshot.definitions.resource_type(question.of)) {
-            (Verdict::Undecided(open), Content::Unknown, Some(_)) => match self.formula(operation, question) {
-                Some(formula) if formula == Formula::TRUE => Verdict::Permit(&open.sure | &open.maybe),
-                Some(formula) if formula == Formula::FALSE => Verdict::NoPermit,
-                Some(_) | None => Verdict::Undecided(open),
-            },
-            (verdict, _, _) => verdict,
+        }
+    }
+
+    /// What guards leave open may be settled by what is known of the resource before it is at hand.
+    fn refined(&self, operation: &Operation, question: &Question<'_>, verdict: Verdict) -> Verdict {
+        let (Verdict::Undecided(open), Content::Unknown) = (&verdict, question.content) else { return verdict };
+        let Some(formula) = self.formula(operation, question) else { return verdict };
+        let permits = if open.sure.is_empty() { &open.maybe } else { &open.sure };
+        // which of the permits are satisfied is not known: they must agree on what they hide
+        let disagree = open.sure.is_empty() && self.agreed_to_hide(permits) != self.may_hide(open);
+        match formula {
+            formula if formula == Formula::FALSE => Verdict::NoPermit,
+            formula if formula == Formula::TRUE && !disagree => Verdict::Permit(permits.clone()),
+            _ => verdict,
         }
     }
 

@@ -48,21 +48,12 @@ impl Asker<'_> {
     pub(super) fn narrowed(&self, operation: &Operation, accounts: Accounts<'_>) -> Result<Needs, Denied> {
         let Accounts { visible, open, denied } = accounts;
         let mut needs = Needs::default();
-        // what an include brings in is left out of the results where it may not be seen
-        let searches = matches!(
-            operation.interaction,
-            Interaction::SearchType | Interaction::SearchSystem | Interaction::SearchCompartment
-        );
-        let is_left_out = |question: &Question<'_>, code: Option<Code>| {
-            searches && question.access.role == AccessRole::Include && code.is_none_or(|code| code <= Code::Forbidden)
-        };
         let (included, open): (Vec<_>, Vec<_>) =
-            open.into_iter().partition(|(question, _)| is_left_out(question, None));
+            open.into_iter().partition(|(question, _)| is_included(operation, question));
         let (left_out, denied): (Vec<_>, Vec<_>) =
-            denied.into_iter().partition(|(question, (code, _))| is_left_out(question, Some(*code)));
+            denied.into_iter().partition(|(question, _)| is_included(operation, question));
         let includes_less = !included.is_empty() || !left_out.is_empty();
-        let is_primary = |question: &Question<'_>| question.access.role == AccessRole::Primary && is_many(question);
-        let (primary, others): (Vec<_>, Vec<_>) = denied.into_iter().partition(|(question, _)| is_primary(question));
+        let (primary, others): (Vec<_>, Vec<_>) = denied.into_iter().partition(|(question, _)| is_found(question));
         if let Some(worst) = worst(others.into_iter().map(|(_, denied)| denied)) {
             // the primary access may be denied for a worse reason
             return Err(primary.into_iter().map(|(_, denied)| denied).fold(worst, worse));
@@ -205,6 +196,25 @@ fn can_be_narrowed(operation: &Operation, question: &Question<'_>) -> bool {
         (AccessRole::Primary, Narrowing::None) => operation.is_checkable(),
         (_, _) => false,
     }
+}
+
+/// Whether what a question denies may still be left out of what the operation finds.
+pub(super) fn may_be_left_out(operation: &Operation, question: &Question<'_>) -> bool {
+    is_included(operation, question) || (is_found(question) && !operation.states_types)
+}
+
+/// What an include brings into the results of a search.
+fn is_included(operation: &Operation, question: &Question<'_>) -> bool {
+    let searches = matches!(
+        operation.interaction,
+        Interaction::SearchType | Interaction::SearchSystem | Interaction::SearchCompartment
+    );
+    searches && question.access.role == AccessRole::Include
+}
+
+/// What the operation itself finds, of which some may be left out.
+fn is_found(question: &Question<'_>) -> bool {
+    question.access.role == AccessRole::Primary && is_many(question)
 }
 
 /// Whether it is about resources of which some may be left out.

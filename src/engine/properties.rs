@@ -81,10 +81,12 @@ impl World {
     fn answers_again_as_before(&self, snapshot: &Snapshot, others: [&Evidence<'_>; 2]) -> bool {
         let Some(kept) = standing(&self.claims, snapshot) else { return true };
         let calm = World { facts: Facts { emergency: !self.facts.emergency, ..self.facts.clone() }, ..self.clone() };
-        others.into_iter().chain(others).all(|evidence| {
-            calm.ask(snapshot, &kept, evidence) == calm.decide(snapshot, evidence)
-                && self.ask(snapshot, &kept, evidence) == self.decide(snapshot, evidence)
-        })
+        let anew: Vec<_> = others
+            .into_iter()
+            .flat_map(|evidence| [(&calm, evidence), (self, evidence)])
+            .map(|(world, evidence)| (world, evidence, world.decide(snapshot, evidence)))
+            .collect();
+        anew.iter().chain(&anew).all(|(world, evidence, answer)| world.ask(snapshot, &kept, evidence) == *answer)
     }
 
     /// Each question of which the content is known, under each view, asked of all policies at once.
