@@ -60,6 +60,13 @@ fn questions() -> Vec<(&'static str, String)> {
             ask(reader, r#""request":{"method":"GET","url":"/Observation?code=1234-5&_include=Observation:subject"}"#),
         ),
         (
+            "a patient app searches, narrowed",
+            ask(
+                r#"{"iss":"https://idp","sub":"u","patient":"123","scope":"patient/*.rs"}"#,
+                r#""enforces":["filter"],"request":{"method":"GET","url":"/Observation?code=1234-5"}"#,
+            ),
+        ),
+        (
             "a patient app, resource at hand",
             ask(patient, &format!(r#""request":{{"method":"GET","url":"/Observation/55"}},"resource":{laboratory}"#)),
         ),
