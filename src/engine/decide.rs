@@ -14,7 +14,7 @@ use crate::claims::rules::{Authority, Kind};
 use crate::claims::scope::Constraint;
 use crate::engine::entities::{Content, Facts, View, context, resource_entity, resource_uid};
 use crate::engine::filter::{Filter, filter};
-use crate::engine::narrow::{Accounts, Needs, may_be_left_out};
+use crate::engine::narrow::{Accounts, Needs, is_found, may_be_left_out};
 use crate::engine::residual::{self, Atom, Formula, Known};
 use crate::engine::standing::{Asked, Standing};
 use crate::fhir::definitions::{FhirId, ResourceType};
@@ -261,7 +261,7 @@ impl Asker<'_> {
                     redact.extend(self.agreed_to_hide(&ids));
                     policies.extend(ids);
                     let of = self.snapshot.definitions.resource_type(question.of);
-                    accounts.visible.extend(of.filter(|_| question.access.role == AccessRole::Primary));
+                    accounts.visible.extend(of.filter(|_| is_found(question)));
                 }
                 Verdict::Undecided(open) => accounts.open.push((question, open)),
                 Verdict::Forbid(ids) => accounts.denied.push((question, (Code::Forbidden, ids))),

@@ -213,7 +213,7 @@ fn is_included(operation: &Operation, question: &Question<'_>) -> bool {
 }
 
 /// What the operation itself finds, of which some may be left out.
-fn is_found(question: &Question<'_>) -> bool {
+pub(super) fn is_found(question: &Question<'_>) -> bool {
     question.access.role == AccessRole::Primary && is_many(question)
 }
 

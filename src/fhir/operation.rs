@@ -75,8 +75,10 @@ pub struct Operation {
     pub compartment: Option<(Compartment, FhirId)>,
     /// Whether the resource is chosen by criteria: `search` has them.
     pub conditional: bool,
-    /// Whether it says of which types, or nobody could add that: `_type`, `_typeFilter`, a body of parameters.
+    /// Whether it says of which types: by its path, `_type` or `_typeFilter`.
     pub states_types: bool,
+    /// Whether an operation's parameters stand in a body, where nobody adds one.
+    pub has_parameters_body: bool,
     /// The capability statement or the SMART configuration: the same for everyone.
     pub public: bool,
     /// Where the resource is that will be.
@@ -1102,10 +1104,18 @@ impl<'a> Reader<'a> {
             "$meta-add" | "$meta-delete" => Proposed::Caller,
             _ => Proposed::No,
         };
-        let states_types = !matches!(self.body, Body::None)
-            || call.inputs.iter().any(|input| matches!(input.name.as_str(), "_type" | "_typeFilter"));
+        let states_types = call.inputs.iter().any(|input| matches!(input.name.as_str(), "_type" | "_typeFilter"));
+        let has_parameters_body = !matches!(self.body, Body::None);
         let operation = self.build(Interaction::Operation, call.at, accesses);
-        Ok(Operation { name: Some(name), compartment, states_types, proposed, search, ..operation })
+        Ok(Operation {
+            name: Some(name),
+            compartment,
+            states_types,
+            has_parameters_body,
+            proposed,
+            search,
+            ..operation
+        })
     }
 
     /// What changes something is not called by GET; DELETE, PATCH and PUT are Azure's for four of them.
@@ -1195,6 +1205,7 @@ impl<'a> Reader<'a> {
             compartment: None,
             conditional: false,
             states_types: true,
+            has_parameters_body: false,
             public: false,
             proposed: Proposed::No,
             target: self.target.clone(),

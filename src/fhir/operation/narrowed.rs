@@ -23,6 +23,9 @@ pub enum Narrowing {
 impl Operation {
     pub fn narrowing(&self) -> Narrowing {
         use Interaction as I;
+        if self.has_parameters_body {
+            return Narrowing::None;
+        }
         let searched = self.search.as_ref().and_then(|search| search.types.as_deref());
         match (self.interaction, self.name.as_deref(), searched) {
             (I::SearchType | I::SearchCompartment | I::SearchSystem, _, Some([of])) => Narrowing::Criteria(*of),
