@@ -474,7 +474,7 @@ impl Asker<'_> {
             action: self.snapshot.action(question.access.action)?.uid(),
             context,
             of,
-            schema: self.snapshot.schema()?,
+            schema: self.snapshot.schema(question.access.action)?,
         };
         Some(Formula::any(residual::formulas(&policies, asked)?))
     }

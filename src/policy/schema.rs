@@ -17,12 +17,13 @@ pub const SERVER: &str = "FhirServer";
 /// The whole schema as Cedar schema text, for one FHIR version.
 pub fn text(definitions: &Definitions) -> String {
     let types: Vec<&str> = definitions.resource_types().map(ResourceType::as_str).collect();
-    text_for(definitions, &types)
+    text_for(definitions, |_| types.as_slice())
 }
 
-/// The schema with its actions applying to `types` and `FhirServer` alone. Validation over every type takes seconds;
-/// because all types have one shape, a policy that names none but `types` validates against this as against the whole.
-pub(super) fn text_for(definitions: &Definitions, types: &[&str]) -> String {
+/// The schema with each action applying to the types that `types` gives it, and to `FhirServer`. Validation over every
+/// type takes seconds; because all types have one shape, a policy that names none but `types` validates against this as
+/// against the whole. Partial evaluation goes through all pairs of action and type to find the one that is asked about.
+pub(super) fn text_for<'t>(definitions: &Definitions, types: impl Fn(Action) -> &'t [&'t str]) -> String {
     let mut text = String::from(PRINCIPALS);
     // INVARIANT: writing to a String cannot fail
     let _ = resources(&mut text, definitions);
@@ -38,7 +39,7 @@ fn resources(text: &mut String, definitions: &Definitions) -> std::fmt::Result {
     writeln!(text, "// The system level.\nentity {SERVER} {SHAPE} tags Set<String>;\n")
 }
 
-fn actions(text: &mut String, types: &[&str]) -> std::fmt::Result {
+fn actions<'t>(text: &mut String, types: impl Fn(Action) -> &'t [&'t str]) -> std::fmt::Result {
     writeln!(text, "// Groups: the letters of SMART scopes, and the data actions of Azure's roles.")?;
     let groups: Vec<String> = GROUPS.iter().map(|group| format!("\"{group}\"")).collect();
     writeln!(text, "action {};\n", groups.join(", "))?;
@@ -50,7 +51,8 @@ fn actions(text: &mut String, types: &[&str]) -> std::fmt::Result {
             write!(text, " in [{}]", quoted.join(", "))?;
         }
         writeln!(text, " appliesTo {{ principal: [User, Client], resource: [")?;
-        writeln!(text, "  {SERVER}, {}", types.join(", "))?;
+        let types: Vec<&str> = [SERVER].iter().chain(types(action)).copied().collect();
+        writeln!(text, "  {}", types.join(", "))?;
         writeln!(text, "], context: FhirContext }};")?;
     }
     Ok(())

@@ -49,8 +49,8 @@ pub struct Snapshot {
     actions: HashMap<Action, Entity>,
     described: BTreeMap<String, Described>,
     fragments: Vec<SchemaFragment>,
-    /// made when it is first asked for
-    schema: OnceLock<Option<Schema>>,
+    /// for each action, made when it is first asked for
+    schemas: HashMap<Action, OnceLock<Option<Schema>>>,
     /// what is suspicious, but no error
     pub warnings: Vec<Finding>,
 }
@@ -106,16 +106,17 @@ impl Snapshot {
             actions,
             described,
             fragments,
-            schema: OnceLock::new(),
+            schemas: Action::all().map(|(action, _)| (action, OnceLock::new())).collect(),
             warnings,
         })
     }
 
-    /// The whole schema, for partial evaluation. It takes some 40 ms to make.
-    pub fn schema(&self) -> Option<&Schema> {
+    /// The schema with this one action applying to every type, for partial evaluation. It takes some milliseconds to make.
+    pub fn schema(&self, action: Action) -> Option<&Schema> {
         let types: Vec<&str> = self.definitions.resource_types().map(ResourceType::as_str).collect();
-        let make = || schema_of(self.definitions, &types, self.fragments.clone()).ok();
-        self.schema.get_or_init(make).as_ref()
+        let of = |other| if other == action { types.as_slice() } else { &[] };
+        let make = || schema_of(self.definitions, of, self.fragments.clone()).ok();
+        self.schemas.get(&action)?.get_or_init(make).as_ref()
     }
 
     /// The Cedar entity of an action, with the groups it is in.
@@ -393,10 +394,14 @@ fn schema_for(loaded: &[Loaded], fragments: Vec<SchemaFragment>, definitions: &D
         .map(ResourceType::as_str)
         .filter(|name| named.contains(*name) || Some(*name) == unnamed)
         .collect();
-    schema_of(definitions, &types, fragments)
+    schema_of(definitions, |_| &types, fragments)
 }
 
-fn schema_of(definitions: &Definitions, types: &[&str], fragments: Vec<SchemaFragment>) -> Result<Schema, String> {
+fn schema_of<'t>(
+    definitions: &Definitions,
+    types: impl Fn(Action) -> &'t [&'t str],
+    fragments: Vec<SchemaFragment>,
+) -> Result<Schema, String> {
     let (base, _) = SchemaFragment::from_cedarschema_str(&schema::text_for(definitions, types))
         .map_err(|error| error.to_string())?;
     Schema::from_schema_fragments([base].into_iter().chain(fragments)).map_err(|error| error.to_string())

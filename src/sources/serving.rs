@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 
 use crate::embedded;
 use crate::engine::standing::Standings;
+use crate::fhir::action::Action;
 use crate::finding::Finding;
 use crate::policy::snapshot::{Settings, Snapshot};
 use crate::sources::folder;
@@ -64,8 +65,8 @@ fn load(origin: Option<&Path>, settings: &Settings, previous: Option<&KeyRing>) 
         None => embedded::folder(),
     };
     let snapshot = Snapshot::load(&read, settings)?;
-    // made here, so that no request waits for it
-    snapshot.schema();
+    // made here, so that no search waits for it
+    snapshot.schema(Action::SEARCH_TYPE);
     let issuers = Issuers::new(snapshot.rules.issuers().to_vec());
     let base = origin.unwrap_or(Path::new("."));
     let keys = KeyRing::load(issuers, base, previous)
