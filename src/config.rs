@@ -7,11 +7,12 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+use crate::engine::decide::Enforces;
 use crate::fhir::definitions::FhirVersion;
 use crate::fhir::operation;
 use crate::fhir::resource::Bases;
 use crate::finding::Finding;
-use crate::http::{api, server};
+use crate::http::{api, proxy, server};
 use crate::policy::snapshot;
 use crate::token::jws;
 
@@ -25,6 +26,7 @@ pub struct Config {
     /// the policy folder; none: the policies that the binary carries
     pub policies: Option<PathBuf>,
     pub snapshot: snapshot::Settings,
+    pub proxy: proxy::Settings,
     pub api: api::Limits,
     pub server: server::Limits,
 }
@@ -37,6 +39,7 @@ struct File {
     policies: Option<PathBuf>,
     themes: Vec<String>,
     fhir: Fhir,
+    proxy: Proxy,
     limits: Limits,
 }
 
@@ -59,6 +62,29 @@ enum Version {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+struct Proxy {
+    original: Option<Headers>,
+    path: String,
+    enforces: Vec<Obligation>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+enum Headers {
+    #[serde(rename = "X-Original")]
+    Original,
+    #[serde(rename = "X-Forwarded")]
+    Forwarded,
+}
+
+/// What a proxy can carry out: it adds a filter to the URL. None of them changes what comes back.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum Obligation {
+    Filter,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 struct Limits {
     token_bytes: Option<usize>,
     token_depth: Option<usize>,
@@ -76,6 +102,25 @@ struct Limits {
     body_seconds: Option<u64>,
     request_seconds: Option<u64>,
     drain_seconds: Option<u64>,
+}
+
+impl Proxy {
+    fn read(self, file: &str) -> Result<proxy::Settings, Finding> {
+        let Proxy { original, path, enforces } = self;
+        let path = path.trim_end_matches('/').to_owned();
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-._~/".contains(c);
+        if !(path.is_empty() || path.starts_with('/')) || path.contains("//") || !path.chars().all(plain) {
+            let message = format!("`{path}` in `proxy.path` is no plain path");
+            return Err(general(file, message, "write `/fhir`: the path below which the proxy serves FHIR"));
+        }
+        let original = match original {
+            None => proxy::Original::Either,
+            Some(Headers::Original) => proxy::Original::Original,
+            Some(Headers::Forwarded) => proxy::Original::Forwarded,
+        };
+        let filter = enforces.iter().any(|obligation| matches!(obligation, Obligation::Filter));
+        Ok(proxy::Settings { original, path, enforces: Enforces { filter, ..Enforces::default() } })
+    }
 }
 
 impl Config {
@@ -114,6 +159,7 @@ impl Config {
                     entries_max: limits.bundle_entries.unwrap_or(request.entries_max),
                 },
             },
+            proxy: parsed.proxy.read(file)?,
             api: api::Limits {
                 token: jws::Limits {
                     token_bytes_max: limits.token_bytes.unwrap_or(token.token_bytes_max),

@@ -66,6 +66,7 @@ pub mod engine {
 pub mod http {
     pub mod api;
     pub mod framing;
+    pub mod proxy;
     pub mod results;
     pub mod server;
     pub mod service;

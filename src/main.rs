@@ -218,7 +218,7 @@ async fn run(config: Config) -> Outcome {
     let address = listener.local_addr().map_err(|error| Stop(error.to_string(), 2))?;
     tokio::spawn(changes.reload_on_each(Arc::clone(&serving)));
     let stop = stop_signal().map_err(|error| Stop(format!("no signal handler: {error}"), 2))?;
-    let service = Service::new(Arc::clone(&serving), config.api);
+    let service = Service::new(Arc::clone(&serving), config.api, config.proxy);
     tracing::info!(%address, revision = %serving.state().snapshot.revision, "ready");
     print(&format!("listening on http://{address}\n"))?;
     let handler = move |ask| Arc::clone(&service).respond(ask);

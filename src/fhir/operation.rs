@@ -37,6 +37,8 @@ pub enum Body<'a> {
     Json(&'a Value),
     /// `application/x-www-form-urlencoded`, or the text of a GraphQL query.
     Form(&'a str),
+    /// There may be one, but whoever asks does not see it: a proxy that asks about the head of a request.
+    Unseen,
 }
 
 /// What a deployment configures about requests.
@@ -269,6 +271,8 @@ pub enum Invalid {
     UnexpectedBody,
     #[error("this interaction needs a body")]
     MissingBody,
+    #[error("this interaction cannot be judged without its body")]
+    UnseenBody,
     #[error("the body is not of the form that this interaction takes")]
     BodyForm,
     #[error("the body is not a `{expected}`")]
@@ -530,6 +534,8 @@ struct Reader<'a> {
     /// The URL's parameters without those about the method.
     query: Vec<Parameter>,
     body: Body<'a>,
+    /// Whether there may be a body that is not at hand: then it may say anything.
+    is_unseen: bool,
     within_bundle: bool,
 }
 
@@ -550,10 +556,12 @@ impl<'a> Reader<'a> {
             Body::Json(Value::String(text)) => Body::Form(text),
             other => other,
         };
-        let body = if matches!(body, Body::Form("")) { Body::None } else { body };
+        // what comes with the other methods, nobody reads
+        let is_unseen = matches!(body, Body::Unseen) && matches!(method, Method::Post | Method::Put | Method::Patch);
+        let body = if matches!(body, Body::Form("") | Body::Unseen) { Body::None } else { body };
         let grammar = Grammar { definitions: room.definitions, configured: parameters };
         let query = Vec::new();
-        let mut reader = Reader { room, grammar, method, headers, target, query, body, within_bundle };
+        let mut reader = Reader { room, grammar, method, headers, target, query, body, is_unseen, within_bundle };
         reader.query = reader.without_control(&reader.target.query)?;
         Ok(reader)
     }
@@ -766,6 +774,7 @@ impl<'a> Reader<'a> {
         let search = self.search(Level::Type(of))?;
         let mut accesses = Accesses::of(primary(Action::SEARCH_TYPE, Reach::Type(of), EvidenceKind::Many));
         accesses.touch(search.touches());
+        self.add_unseen(&mut accesses);
         let operation = self.build(Interaction::SearchType, At::Type(of), accesses);
         Ok(Operation { search: Some(search), ..operation })
     }
@@ -774,6 +783,7 @@ impl<'a> Reader<'a> {
         let search = self.search(Level::System)?;
         let mut accesses = Accesses::each(Action::SEARCH_SYSTEM, search.types.as_deref());
         accesses.touch(search.touches());
+        self.add_unseen(&mut accesses);
         let operation = self.build(Interaction::SearchSystem, At::System, accesses);
         Ok(Operation { states_types: search.types.is_some(), search: Some(search), ..operation })
     }
@@ -786,6 +796,7 @@ impl<'a> Reader<'a> {
         };
         let mut accesses = Accesses::each(Action::SEARCH_COMPARTMENT, search.types.as_deref());
         accesses.touch(search.touches());
+        self.add_unseen(&mut accesses);
         let at = member.map_or(At::System, At::Type);
         let states_types =
             member.is_some() || search.terms.iter().any(|touching| matches!(touching.term, Term::Types(_)));
@@ -798,7 +809,7 @@ impl<'a> Reader<'a> {
         let mut given = self.query.clone();
         match (self.method, self.body) {
             (Method::Get, _) => self.no_body()?,
-            (_, Body::None) => self.content_type(true)?,
+            (_, Body::None | Body::Unseen) => self.content_type(true)?,
             (_, Body::Form(text)) => {
                 self.content_type(true)?;
                 let form = url::parameters(text, self.room.settings.parameters_max).map_err(Invalid::Form)?;
@@ -829,7 +840,7 @@ impl<'a> Reader<'a> {
 
     fn update(&self, of: ResourceType, id: FhirId) -> Parsed<Operation> {
         let resource = self.resource(of)?;
-        if resource.get("id").and_then(Value::as_str) != Some(id.as_str()) {
+        if resource.is_some_and(|resource| resource.get("id").and_then(Value::as_str) != Some(id.as_str())) {
             return Err(Invalid::BodyId.into());
         }
         let at = At::Instance(of, id);
@@ -915,12 +926,13 @@ impl<'a> Reader<'a> {
         Ok(Operation { conditional: true, search: Some(search), ..operation })
     }
 
-    /// The body of a create or an update.
-    fn resource(&self, of: ResourceType) -> Parsed<&'a Value> {
+    /// The body of a create or an update; `None` where it is not at hand.
+    fn resource(&self, of: ResourceType) -> Parsed<Option<&'a Value>> {
         self.content_type(false)?;
         match self.body {
-            Body::None => Err(Invalid::MissingBody.into()),
-            Body::Json(resource @ Value::Object(_)) if is_of(resource, of.as_str()) => Ok(resource),
+            Body::None | Body::Unseen if self.is_unseen => Ok(None),
+            Body::None | Body::Unseen => Err(self.no_such_body().into()),
+            Body::Json(resource @ Value::Object(_)) if is_of(resource, of.as_str()) => Ok(Some(resource)),
             Body::Json(Value::Object(_)) => Err(Invalid::BodyType { expected: of.as_str() }.into()),
             Body::Json(_) | Body::Form(_) => Err(Invalid::BodyForm.into()),
         }
@@ -930,14 +942,18 @@ impl<'a> Reader<'a> {
     fn patch_body(&self) -> Parsed<()> {
         self.content_type(false)?;
         match self.body {
-            Body::None | Body::Json(Value::Array(_)) => Ok(()),
+            Body::None | Body::Unseen | Body::Json(Value::Array(_)) => Ok(()),
             Body::Json(body) if is_of(body, "Parameters") => Ok(()),
             Body::Json(_) | Body::Form(_) => Err(Invalid::BodyForm.into()),
         }
     }
 
     /// A server should ignore the id in what is created; one that does not overwrites what bears it.
-    fn add_chosen_id(&self, accesses: &mut Accesses, of: ResourceType, resource: &Value) -> Parsed<()> {
+    fn add_chosen_id(&self, accesses: &mut Accesses, of: ResourceType, resource: Option<&Value>) -> Parsed<()> {
+        let Some(resource) = resource else {
+            accesses.add(primary(Action::UPDATE, Reach::Type(of), EvidenceKind::StoredAndProposed));
+            return Ok(());
+        };
         let id = match resource.get("id") {
             None => return Ok(()),
             Some(id) => id.as_str().and_then(FhirId::parse).ok_or(Invalid::BodyId)?,
@@ -969,12 +985,17 @@ impl<'a> Reader<'a> {
     }
 
     /// `"reference": "Patient?identifier=…"`: the server searches for it, with the rights of whoever asks.
-    fn add_conditional_references(&self, accesses: &mut Accesses, body: &Value) -> Parsed<()> {
+    fn add_conditional_references(&self, accesses: &mut Accesses, body: Option<&Value>) -> Parsed<()> {
+        let Some(body) = body else {
+            self.add_unseen(accesses);
+            return Ok(());
+        };
         self.add_searches(accesses, strings(body).filter(|(name, text)| *name == "reference" && text.contains('?')))
     }
 
     /// A patch may put a reference anywhere, so that each of its strings that reads as one is one.
     fn add_patched_references(&self, accesses: &mut Accesses) -> Parsed<()> {
+        self.add_unseen(accesses);
         let Body::Json(patch) = self.body else {
             return Ok(());
         };
@@ -1038,7 +1059,7 @@ impl<'a> Reader<'a> {
             return Err(Invalid::Parameter { name: other.map_or_else(String::new, |other| word(&other.name)) }.into());
         }
         let body = match self.body {
-            Body::None => return Err(Invalid::MissingBody.into()),
+            Body::None | Body::Unseen => return Err(self.no_such_body().into()),
             Body::Form(_) => return Err(Invalid::BodyForm.into()),
             Body::Json(body) if is_of(body, "Bundle") => body,
             Body::Json(_) => return Err(Invalid::BodyType { expected: "Bundle" }.into()),
@@ -1090,6 +1111,9 @@ impl<'a> Reader<'a> {
 
     fn named(&self, at: At, name: String) -> Parsed<Operation> {
         self.operation_method(&at, &name)?;
+        if self.is_unseen {
+            return Err(Invalid::UnseenBody.into());
+        }
         if name == "$graphql" {
             return self.graphql(at, name);
         }
@@ -1147,7 +1171,7 @@ impl<'a> Reader<'a> {
         let mut inputs = self.query.clone();
         match (self.method, self.body) {
             (Method::Get | Method::Delete, _) => self.no_body()?,
-            (Method::Post | Method::Put | Method::Patch, Body::None) => {}
+            (Method::Post | Method::Put | Method::Patch, Body::None | Body::Unseen) => {}
             (Method::Post | Method::Put | Method::Patch, Body::Form(_)) => return Err(Invalid::BodyForm.into()),
             (Method::Post | Method::Put | Method::Patch, Body::Json(body)) => {
                 self.content_type(false)?;
@@ -1164,7 +1188,7 @@ impl<'a> Reader<'a> {
             self.query.iter().filter(|given| given.name == "query").map(|given| given.value.as_str()).collect();
         match (self.method, self.body) {
             (Method::Get, _) => self.no_body()?,
-            (_, Body::None) => {}
+            (_, Body::None | Body::Unseen) => {}
             (_, Body::Form(text)) => {
                 let media = self.headers.content_type.map(media_type);
                 if media.is_some_and(|media| !media.eq_ignore_ascii_case("application/graphql")) {
@@ -1231,9 +1255,20 @@ impl<'a> Reader<'a> {
 
     fn no_body(&self) -> Parsed<()> {
         match self.body {
-            Body::None => Ok(()),
+            Body::None | Body::Unseen => Ok(()),
             Body::Json(Value::Object(members)) if members.is_empty() => Ok(()),
             Body::Json(_) | Body::Form(_) => Err(Invalid::UnexpectedBody.into()),
+        }
+    }
+
+    fn no_such_body(&self) -> Invalid {
+        if self.is_unseen { Invalid::UnseenBody } else { Invalid::MissingBody }
+    }
+
+    /// A body that is not at hand may search for anything, or refer to it by criteria.
+    fn add_unseen(&self, accesses: &mut Accesses) {
+        if self.is_unseen {
+            add_every(accesses, Action::SEARCH_TYPE);
         }
     }
 
@@ -1387,7 +1422,8 @@ fn body_input(given: &Value) -> Parsed<Parameter> {
     Ok(Parameter { name: name.to_owned(), value })
 }
 
-/// The property of this file: no panic; at least one access; and a further parameter never takes one away.
+/// The property of this file: no panic; at least one access; a further parameter never takes one away; and a body that
+/// is not at hand stands for any.
 /// The input's first line is the method and URL, the second a header, the rest the body.
 #[doc(hidden)]
 pub fn holds(input: &[u8]) -> bool {
@@ -1413,7 +1449,24 @@ pub fn holds(input: &[u8]) -> bool {
         let url = format!("{url}{}{parameter}", if url.contains('?') { "&" } else { "?" });
         read(&url).map_or(true, |wider| operation.accesses.iter().all(|access| wider.accesses.contains(access)))
     });
-    within(&operation) && operation.entries.iter().flatten().all(within) && keeps
+    let unseen = Request { method, url, headers: header.as_slice(), body: Body::Unseen };
+    let stands_for_it = match parse(&unseen, definitions, &settings) {
+        Ok(unseen) => operation.accesses.iter().all(|access| is_covered(access, &unseen)),
+        Err(_) => true,
+    };
+    within(&operation) && operation.entries.iter().flatten().all(within) && keeps && stands_for_it
+}
+
+/// Whether an operation has an access that reaches what this one does, by the same action.
+fn is_covered(access: &Access, operation: &Operation) -> bool {
+    operation.accesses.iter().any(|wider| {
+        let reaches = match (&wider.target, &access.target) {
+            (Reach::Every, _) => true,
+            (Reach::Type(wider), Reach::Instance(of, _)) => wider == of,
+            (wider, target) => wider == target,
+        };
+        wider.action == access.action && reaches
+    })
 }
 
 /// Whether each term of a search, written and read again, is itself.

@@ -193,6 +193,8 @@ pub(super) struct Asker<'v> {
 enum Bearer<'v> {
     Token(&'v str),
     Claims(&'v Map<String, Value>),
+    /// Nobody in particular: a proxy's client without a token.
+    Nobody,
 }
 
 struct Asked<'v> {
@@ -200,6 +202,33 @@ struct Asked<'v> {
     url: &'v str,
     headers: Vec<(&'v str, &'v str)>,
     body: Option<&'v Value>,
+    /// Whether there may be a body all the same.
+    is_unseen: bool,
+}
+
+/// A request as a proxy knows it.
+pub(super) struct Forwarded<'v> {
+    pub(super) token: Option<&'v str>,
+    pub(super) method: &'v str,
+    pub(super) url: &'v str,
+    pub(super) headers: Vec<(&'v str, &'v str)>,
+    /// JSON, or a form as a string; `None` where the proxy does not pass it.
+    pub(super) body: Option<&'v Value>,
+    pub(super) enforces: Enforces,
+}
+
+impl<'v> Forwarded<'v> {
+    /// The answer that `/v1/authorize` would give.
+    pub(super) fn answer(self, desk: &Desk<'_>) -> Result<(Value, Summary), KeyLacking> {
+        let Forwarded { token, method, url, headers, body, enforces } = self;
+        let who = token.map_or(Bearer::Nobody, Bearer::Token);
+        let request = Asked { method, url, headers, body, is_unseen: body.is_none() };
+        let asker = Asker { who, request, facts: Facts::default() };
+        let question = Question { asker, stored: Stored::NotLoaded, proposed: None, enforces, explain: false };
+        let (wire, summary) = question.answer(desk)?;
+        // a `Wire` is JSON of strings and lists: it always serializes
+        Ok((serde_json::to_value(&wire).unwrap_or_default(), summary))
+    }
 }
 
 impl<'v> Question<'v> {
@@ -270,6 +299,7 @@ impl<'v> Asker<'v> {
 
     pub(super) fn operation(&self, desk: &Desk<'_>) -> Result<Operation, operation::OperationError> {
         let body = match self.request.body {
+            None if self.request.is_unseen => operation::Body::Unseen,
             None => operation::Body::None,
             Some(Value::String(form)) => operation::Body::Form(form),
             Some(json) => operation::Body::Json(json),
@@ -293,6 +323,7 @@ impl<'v> Asker<'v> {
                 }
                 claims
             }
+            Bearer::Nobody => Claims::vouched(Map::new()),
             Bearer::Token(token) => match jws::verify(token, desk.issuers, &desk.limits.token, desk.now) {
                 Ok(claims) => claims,
                 Err(TokenError::KeyUnknown { issuer_index }) if !desk.keys_are_final => {
@@ -327,7 +358,13 @@ impl<'v> Asked<'v> {
             }
             body => body,
         };
-        Ok(Asked { method: required("method")?, url: required("url")?, headers: headers(&fields)?, body })
+        Ok(Asked {
+            method: required("method")?,
+            url: required("url")?,
+            headers: headers(&fields)?,
+            body,
+            is_unseen: false,
+        })
     }
 }
 

@@ -12,6 +12,7 @@ use serde_json::json;
 use ulid::Ulid;
 
 use crate::http::api::{self, Answered, ApiError, Desk, KeyLacking, Summary};
+use crate::http::proxy::{self, Reply, Sent};
 use crate::http::results;
 use crate::http::server::{Answer, Ask};
 use crate::policy::snapshot::Snapshot;
@@ -21,6 +22,7 @@ use crate::sources::serving::{Serving, State};
 pub struct Service {
     serving: Arc<Serving>,
     limits: api::Limits,
+    proxy: proxy::Settings,
     counters: Counters,
 }
 
@@ -37,10 +39,11 @@ const KEY_ROUNDS_MAX: usize = 4;
 const LARGE_BYTES: usize = 256 * 1024;
 
 type Authorize = fn(&Desk<'_>, &[u8]) -> Result<Result<Answered, ApiError>, KeyLacking>;
+type Forward = fn(&Desk<'_>, &proxy::Settings, &Sent<'_>) -> Result<(Reply, Option<Summary>), KeyLacking>;
 
 impl Service {
-    pub fn new(serving: Arc<Serving>, limits: api::Limits) -> Arc<Service> {
-        Arc::new(Service { serving, limits, counters: Counters::default() })
+    pub fn new(serving: Arc<Serving>, limits: api::Limits, proxy: proxy::Settings) -> Arc<Service> {
+        Arc::new(Service { serving, limits, proxy, counters: Counters::default() })
     }
 
     /// The answer to one HTTP request.
@@ -49,6 +52,8 @@ impl Service {
             ("/v1/authorize", "POST") => self.decide(&ask, api::authorize).await,
             ("/v1/authorize/batch", "POST") => self.decide(&ask, api::authorize_batch).await,
             ("/v1/filter", "POST") => self.decide(&ask, results::filter).await,
+            ("/forward-auth", _) => Ok(self.forwarded(&ask, proxy::forward_auth).await),
+            (path, _) if path.starts_with(proxy::EXT_AUTHZ) => Ok(self.forwarded(&ask, proxy::ext_authz).await),
             ("/v1/policies", "GET" | "HEAD") => Ok(policies(&self.serving.state().snapshot)),
             ("/healthz", "GET" | "HEAD") => Ok(text(200, "alive\n".to_owned())),
             ("/readyz", "GET" | "HEAD") => Ok(self.ready()),
@@ -65,22 +70,14 @@ impl Service {
         })
     }
 
-    /// Asks `authorize`; where it lacks a key, brings the issuer's keys and asks again.
     async fn decide(&self, ask: &Ask, authorize: Authorize) -> Result<Answer, (ApiError, Option<&'static str>)> {
         is_json(ask).map_err(|error| (error, None))?;
-        let state = self.serving.state();
-        let once = |keys_are_final| {
-            let once = || self.once(&state, ask, authorize, keys_are_final);
+        let asked = |desk: &Desk<'_>| {
+            let once = || authorize(desk, &ask.body);
             // so that other requests of this thread need not wait for a large one
             if ask.body.len() > LARGE_BYTES { tokio::task::block_in_place(once) } else { once() }
         };
-        let mut answered = once(false);
-        for round in 1..=KEY_ROUNDS_MAX {
-            let Err(KeyLacking(issuer)) = answered else { break };
-            state.keys.refresh(issuer).await;
-            answered = once(round == KEY_ROUNDS_MAX);
-        }
-        match answered {
+        match self.asked(asked).await {
             Ok(Ok(answered)) => {
                 answered.summaries.iter().for_each(|summary| self.count(summary));
                 Ok(Answer { status: 200, headers: Vec::new(), body: answered.body })
@@ -93,15 +90,42 @@ impl Service {
         }
     }
 
-    fn once(
+    /// A proxy asks about a request that is not sent here.
+    async fn forwarded(&self, ask: &Ask, decide: Forward) -> Answer {
+        let target = match &ask.query {
+            Some(query) => format!("{}?{query}", ask.path),
+            None => ask.path.clone(),
+        };
+        let headers: Vec<(&str, &[u8])> =
+            ask.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+        let (method, target) = (ask.method.as_str(), target.as_str());
+        let sent = Sent { method, target, headers: &headers, body: &ask.body };
+        let (reply, summary) =
+            self.asked(|desk| decide(desk, &self.proxy, &sent)).await.unwrap_or_else(|_| (proxy::failed(503), None));
+        summary.iter().for_each(|summary| self.count(summary));
+        Answer { status: reply.status, headers: reply.headers, body: reply.body }
+    }
+
+    /// Asks; where a key is lacking, brings the issuer's keys and asks again. In the last round keys are final.
+    async fn asked<T>(&self, ask: impl Fn(&Desk<'_>) -> Result<T, KeyLacking>) -> Result<T, KeyLacking> {
+        let state = self.serving.state();
+        let mut answered = self.once(&state, &ask, false);
+        for round in 1..=KEY_ROUNDS_MAX {
+            let Err(KeyLacking(issuer)) = answered else { break };
+            state.keys.refresh(issuer).await;
+            answered = self.once(&state, &ask, round == KEY_ROUNDS_MAX);
+        }
+        answered
+    }
+
+    fn once<T>(
         &self,
         state: &State,
-        ask: &Ask,
-        authorize: Authorize,
+        ask: impl Fn(&Desk<'_>) -> Result<T, KeyLacking>,
         keys_are_final: bool,
-    ) -> Result<Result<Answered, ApiError>, KeyLacking> {
+    ) -> Result<T, KeyLacking> {
         let issuers = state.keys.issuers();
-        let desk = Desk {
+        ask(&Desk {
             snapshot: &state.snapshot,
             issuers: &issuers,
             limits: &self.limits,
@@ -109,8 +133,7 @@ impl Service {
             keys_are_final,
             now: now(),
             ids: &|| Ulid::generate().to_string(),
-        };
-        authorize(&desk, &ask.body)
+        })
     }
 
     fn count(&self, summary: &Summary) {

@@ -11,6 +11,8 @@ mod filters;
 #[cfg(test)]
 mod http;
 #[cfg(test)]
+mod proxy;
+#[cfg(test)]
 mod requests;
 #[cfg(test)]
 mod results;

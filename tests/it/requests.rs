@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use cedarward::fhir::definitions::{Definitions, FhirVersion};
 use cedarward::fhir::operation::{
-    Access, AccessRole, Body, EvidenceKind, Operation, OperationError, Proposed, Reach, Request, Settings, parse,
+    Access, AccessRole, Body, EvidenceKind, Operation, OperationError, Proposed, Reach, Request, Settings, holds, parse,
 };
 use serde_json::{Value, json};
 
@@ -40,6 +40,10 @@ fn every_row_of_the_table() {
             let mut lines = head.lines();
             let (method, url) = lines.next().and_then(|line| line.split_once(' ')).unwrap();
             let headers: Vec<_> = lines.map(|line| line.split_once(": ").unwrap()).collect();
+            let header = headers.first().map_or_else(String::new, |(name, value)| format!("{name}: {value}"));
+            if !holds(format!("{method} {url}\n{header}\n{body}").as_bytes()) {
+                return Some(format!("{group}, {case}: does not hold"));
+            }
             check(method, url, &headers, body, is).err().map(|wrong| format!("{group}, {case}: {wrong}"))
         })
         .collect();

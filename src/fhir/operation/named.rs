@@ -167,7 +167,7 @@ impl Call<'_, '_> {
     /// The labels in use: at the base, those of every type.
     fn meta(&self) -> Parsed<Accesses> {
         let access = match &self.at {
-            At::System => every(self.action),
+            At::System => primary(self.action, Reach::Every, EvidenceKind::Many),
             At::Type(_) | At::Instance(..) | At::Version(..) => {
                 primary(self.action, self.at.reach(), self.at.evidence())
             }
