@@ -65,6 +65,7 @@ pub mod engine {
 /// The wire contract, and ◆ the server around it.
 pub mod http {
     pub mod api;
+    pub mod authzen;
     pub mod framing;
     pub mod proxy;
     pub mod results;

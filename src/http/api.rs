@@ -154,6 +154,19 @@ pub fn authorize_batch(desk: &Desk<'_>, body: &[u8]) -> Result<Result<Answered, 
     Ok(Ok(Answered { body: bytes(&json_of("decisions", &decisions)), summaries }))
 }
 
+/// One question as JSON, of a caller that may not know the request's body; and its answer.
+pub(super) fn answer_of(desk: &Desk<'_>, value: &Value) -> Result<Result<(Value, Summary), ApiError>, KeyLacking> {
+    match Question::read(value, "") {
+        Ok(mut question) => {
+            question.asker.request.is_unseen = question.asker.request.body.is_none();
+            let (wire, summary) = question.answer(desk)?;
+            // a `Wire` is JSON of strings and lists: it always serializes
+            Ok(Ok((serde_json::to_value(&wire).unwrap_or_default(), summary)))
+        }
+        Err(error) => Ok(Err(error)),
+    }
+}
+
 fn batch(value: &Value) -> Result<&Vec<Value>, ApiError> {
     let fields = Fields::of(value, "")?;
     fields.only(&["requests"])?;

@@ -12,6 +12,7 @@ use serde_json::json;
 use ulid::Ulid;
 
 use crate::http::api::{self, Answered, ApiError, Desk, KeyLacking, Summary};
+use crate::http::authzen;
 use crate::http::proxy::{self, Reply, Sent};
 use crate::http::results;
 use crate::http::server::{Answer, Ask};
@@ -52,22 +53,36 @@ impl Service {
             ("/v1/authorize", "POST") => self.decide(&ask, api::authorize).await,
             ("/v1/authorize/batch", "POST") => self.decide(&ask, api::authorize_batch).await,
             ("/v1/filter", "POST") => self.decide(&ask, results::filter).await,
+            ("/access/v1/evaluation", "POST") => self.decide(&ask, authzen::evaluation).await,
+            ("/access/v1/evaluations", "POST") => self.decide(&ask, authzen::evaluations).await,
+            ("/access/v1/search/action", "POST") => self.decide(&ask, authzen::actions).await,
+            ("/.well-known/authzen-configuration", "GET" | "HEAD") => Ok(configuration(&ask)),
             ("/forward-auth", _) => Ok(self.forwarded(&ask, proxy::forward_auth).await),
             (path, _) if path.starts_with(proxy::EXT_AUTHZ) => Ok(self.forwarded(&ask, proxy::ext_authz).await),
             ("/v1/policies", "GET" | "HEAD") => Ok(policies(&self.serving.state().snapshot)),
             ("/healthz", "GET" | "HEAD") => Ok(text(200, "alive\n".to_owned())),
             ("/readyz", "GET" | "HEAD") => Ok(self.ready()),
             ("/metrics", "GET" | "HEAD") => Ok(text(200, self.metrics())),
-            ("/v1/authorize" | "/v1/authorize/batch" | "/v1/filter", _) => Err(not_allowed("POST")),
-            ("/v1/policies" | "/healthz" | "/readyz" | "/metrics", _) => Err(not_allowed("GET, HEAD")),
+            ("/v1/authorize" | "/v1/authorize/batch" | "/v1/filter", _)
+            | ("/access/v1/evaluation" | "/access/v1/evaluations" | "/access/v1/search/action", _) => {
+                Err(not_allowed("POST"))
+            }
+            ("/v1/policies" | "/healthz" | "/readyz" | "/metrics" | "/.well-known/authzen-configuration", _) => {
+                Err(not_allowed("GET, HEAD"))
+            }
             (_, _) => Err((ApiError::new(404, "not-found", "there is nothing at this path"), None)),
         };
-        answer.unwrap_or_else(|(error, allow)| {
+        let mut answer = answer.unwrap_or_else(|(error, allow)| {
             self.counters.errors.fetch_add(1, Ordering::Relaxed);
             tracing::debug!(status = error.status, code = error.code, at = error.at, "refused");
             let headers = allow.map(|methods| ("allow", methods.to_owned())).into_iter().collect();
             Answer { status: error.status, headers, body: error.body() }
-        })
+        });
+        // AuthZEN 1.0, section 10.1.3
+        if let (true, Some(Ok(id))) = (ask.path.starts_with("/access/"), request_id(&ask)) {
+            answer.headers.push(("x-request-id", id.to_owned()));
+        }
+        answer
     }
 
     async fn decide(&self, ask: &Ask, authorize: Authorize) -> Result<Answer, (ApiError, Option<&'static str>)> {
@@ -200,6 +215,17 @@ fn policies(snapshot: &Snapshot) -> Answer {
         })
         .collect();
     let body = json!({ "revision": snapshot.revision.to_string(), "policies": list }).to_string();
+    Answer { status: 200, headers: Vec::new(), body: body.into_bytes() }
+}
+
+fn request_id(ask: &Ask) -> Option<Result<&str, hyper::header::ToStrError>> {
+    ask.headers.get("x-request-id").map(|id| id.to_str())
+}
+
+/// `GET /.well-known/authzen-configuration`: by the name under which it was asked for.
+fn configuration(ask: &Ask) -> Answer {
+    let host = ask.headers.get("host").and_then(|host| host.to_str().ok()).unwrap_or("localhost");
+    let body = authzen::configuration(&format!("http://{host}")).to_string();
     Answer { status: 200, headers: Vec::new(), body: body.into_bytes() }
 }
 

@@ -11,7 +11,7 @@ const ORDER: &[&[&str]] = &[
     &["embedded"],
     &["engine"],
     &["http/api"],
-    &["tables", "http/framing", "http/proxy", "http/results"],
+    &["tables", "http/authzen", "http/framing", "http/proxy", "http/results"],
     &["http/server"],
     &["config"],
     &["sources"],

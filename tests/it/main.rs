@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod architecture;
 #[cfg(test)]
+mod authzen;
+#[cfg(test)]
 mod embedded;
 #[cfg(test)]
 mod engine;
