@@ -279,7 +279,9 @@ impl Asker<'_> {
             _ => self.narrowed(operation, accounts),
         };
         let needs = match needs {
-            Ok(_) if !redact.is_empty() && !self.enforces.redact => Err((Code::Unenforceable, BTreeSet::new())),
+            Ok(_) if !redact.is_empty() && (!self.enforces.redact || self.asks_about(operation, &redact)) => {
+                Err((Code::Unenforceable, BTreeSet::new()))
+            }
             needs => needs,
         };
         let determining =
@@ -578,6 +580,18 @@ impl Asker<'_> {
         }
     }
 
+    /// Whether a search asks about what is to be removed from its results: whom it finds would tell.
+    fn asks_about(&self, operation: &Operation, redact: &BTreeSet<String>) -> bool {
+        let codes: Vec<&str> = operation.search.iter().flat_map(|search| search.codes_asked()).collect();
+        redact.iter().filter_map(|path| Some((path, path.split_once('.')?.0))).any(|(path, of)| {
+            let of = self.snapshot.definitions.resource_type(of);
+            codes.iter().any(|code| {
+                let parameter = of.and_then(|of| self.snapshot.definitions.parameter(of, code));
+                WHOLE_TEXT.contains(code) || parameter.is_some_and(|parameter| parameter.looks_at(path))
+            })
+        })
+    }
+
     /// The SMART scope that covers an operation's own access, at the level at which this principal asks.
     fn scope_that_helps(&self, operation: &Operation, code: Code) -> Option<String> {
         let (of, letter) = (operation.resource_type?, operation.accesses().first()?.action.letters().first()?);
@@ -685,6 +699,9 @@ fn join(a: Verdict, b: Verdict, rank: impl Fn(&Verdict) -> u8) -> Verdict {
         (high, _) => high,
     }
 }
+
+/// Search parameters that look at all of a resource.
+const WHOLE_TEXT: &[&str] = &["_content", "_filter", "_query", "_text"];
 
 /// What a client is told: never what is stored, nor which policy said so.
 fn message(code: Code) -> &'static str {

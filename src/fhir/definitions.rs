@@ -160,6 +160,23 @@ pub struct SearchParameter {
     pub expression: &'static str,
 }
 
+impl SearchParameter {
+    /// Whether its expression may look at this element (`Patient.telecom`), at a part of it, or at what holds it.
+    pub fn looks_at(&self, element: &str) -> bool {
+        let is_part = |whole: &str, part: &str| {
+            part.strip_prefix(whole).is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_alphanumeric()))
+        };
+        self.expression.is_empty()
+            || self.expression.split('|').any(|alternative| {
+                let path = alternative.trim_start_matches(|c: char| c == '(' || c.is_whitespace());
+                let end = path.find(|c: char| !(c.is_ascii_alphanumeric() || c == '.')).unwrap_or(path.len());
+                let (path, _) = path.split_at(end);
+                let path = path.split(".where").next().unwrap_or(path);
+                is_part(element, path) || is_part(path, element)
+            })
+    }
+}
+
 /// The definitions of one FHIR version.
 #[derive(Debug)]
 pub struct Definitions {

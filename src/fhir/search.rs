@@ -780,6 +780,21 @@ impl Search {
     }
 }
 
+impl Search {
+    /// The codes of the parameters that a resource is found or sorted by, at the ends of chains too.
+    pub fn codes_asked(&self) -> Vec<&str> {
+        fn codes(touching: &Touching) -> Vec<&str> {
+            match &touching.term {
+                Term::Criterion { path, .. } => vec![path.code.as_str()],
+                Term::Sort(keys) => keys.iter().map(|key| key.path.code.as_str()).collect(),
+                Term::Opaque(parameter) => vec![parameter.name.as_str()],
+                Term::Include(_) | Term::Types(_) | Term::Result(_) => Vec::new(),
+            }
+        }
+        self.terms.iter().flat_map(codes).collect()
+    }
+}
+
 impl Term {
     /// The parameter as it is written in a query.
     pub fn write(&self) -> Parameter {

@@ -186,6 +186,41 @@ fn a_bundle_comes_back_with_less() {
     assert_eq!(filtered(&snapshot, &nobody).unwrap()["bundle"]["entry"].as_array().map(Vec::len), Some(1));
 }
 
+/// Whom a search by a removed element finds would tell what it holds.
+#[test]
+fn what_is_removed_is_not_asked_about() {
+    let policies = "@id(\"x\") @redact(\"Patient.telecom, Patient.address.city\") permit (principal in Role::\"clerk\", action in Action::\"s\", resource);\
+        @id(\"lab\") @redact(\"Observation.value\") permit (principal in Role::\"lab\", action in Action::\"s\", resource)\
+        when { resource.hasTag(\"status\") && resource.getTag(\"status\").contains(\"final\") };";
+    let snapshot = load(policies);
+    let check = |role: &str, url: &str, expected: &str| {
+        let claims = json!({ "iss": "https://i", "sub": "u", "roles": [role] });
+        let asks = json!({ "claims": claims, "request": get(url), "enforces": ["filter", "checkResults", "redact"] });
+        let answer = ask(&snapshot, &asks);
+        assert_eq!(answer["code"].as_str().unwrap_or("permit"), expected, "{url}: {answer}");
+    };
+    check("clerk", "/Patient?name=x&birthdate=2000&_id=1", "permit");
+    check("clerk", "/Patient?address-country=x", "permit");
+    for about in [
+        "telecom=5",
+        "phone=5",
+        "email:missing=true",
+        "address-city=x",
+        "address=x",
+        "_content=5",
+        "_text=5",
+        "_sort=-telecom",
+    ] {
+        check("clerk", &format!("/Patient?{about}"), "unenforceable");
+    }
+    check("clerk", "/Observation?subject:Patient.phone=5", "unenforceable");
+    check("clerk", "/Observation?subject:Patient.name=x", "permit");
+    check("lab", "/Observation?code=x", "permit");
+    for about in ["value-quantity=gt5", "value-string=x", "combo-value-quantity=5", "code-value-quantity=x$5"] {
+        check("lab", &format!("/Observation?{about}"), "unenforceable");
+    }
+}
+
 /// Decimals keep their digits (FHIR datatypes.html "decimal"), names their order.
 #[test]
 fn what_stays_stays_letter_by_letter() {
