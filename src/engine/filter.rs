@@ -272,10 +272,10 @@ fn said(literal: &Literal, known: &Known<'_>) -> Said {
             Said { finds_less: true, ..Said::exactly(vec![missing]) }
         }
         (Atom::Found { parameter, values }, true) => {
-            let is_plain = values.iter().flat_map(|value| value.split(',')).all(|value| {
-                let (system, _) = value.split_once('|').unwrap_or(("?", value));
-                !system.is_empty() && !is_implied(system)
-            });
+            let is_plain = values
+                .iter()
+                .flat_map(|value| value.split(','))
+                .all(|value| value.split_once('|').is_none_or(|(system, _)| !system.is_empty() && !is_implied(system)));
             // as the scope writes them: a comma is FHIR's "or" there as here
             let values: Vec<&str> = values.iter().map(String::as_str).collect();
             let criteria = vec![criterion(parameter, values.join(","))];
@@ -352,8 +352,8 @@ fn kind(element: &Element, known: &Known<'_>) -> Option<ParameterKind> {
 /// element has no system in its tag, but a server may take that of its binding for it.
 fn token(element: &Element, value: &str) -> Option<String> {
     let is_coding = matches!(element, Element::Label(_));
-    let (system, _) = value.split_once('|').unwrap_or_default();
-    token_text(value).filter(|_| is_coding || !is_implied(system))
+    let system = value.split_once('|').map(|(system, _)| system).filter(|system| !system.is_empty());
+    token_text(value).filter(|_| is_coding || !system.is_some_and(is_implied))
 }
 
 /// `None` where it cannot be written: without a code, or with bars that may be the code's or the system's.
@@ -365,10 +365,11 @@ fn token_text(value: &str) -> Option<String> {
     }
 }
 
-/// Whether elements of type `code` are bound to this system, by FHIR's own code systems and the registries that it uses.
+/// Whether a search may find a system that a tag does not have: elements of type `code` are bound to FHIR's own code systems
+/// and the registries that it uses; and a ContactPoint's `phone|555`, whose system is no URI, is in no tag.
 fn is_implied(system: &str) -> bool {
     let fhir = system.strip_prefix("http://hl7.org/fhir/").is_some_and(|name| !name.contains('/'));
-    fhir || system.starts_with("urn:ietf:") || system.starts_with("urn:iso:")
+    fhir || !system.contains(':') || system.starts_with("urn:ietf:") || system.starts_with("urn:iso:")
 }
 
 /// A literal reference to what the parameter may refer to; how canonicals and URLs match, servers differ.
