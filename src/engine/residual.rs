@@ -43,8 +43,8 @@ pub enum Atom {
     Present(Element),
     /// FHIR's search `parameter=value` finds it with one of these: the constraint of a scope
     Found { parameter: String, values: BTreeSet<String> },
-    /// what no search can say; two of them are not the same
-    Other(usize),
+    /// what no search can say: the expression, as Cedar's JSON has it
+    Other(String),
 }
 
 /// What of a resource policies read.
@@ -184,7 +184,7 @@ pub fn formulas(policies: &PolicySet, asked: Asked<'_>) -> Option<Vec<Formula>> 
     if response.error_permits().next().is_some() {
         return None;
     }
-    let mut reader = Reader { of, others: 0 };
+    let reader = Reader { of };
     let mut formulas: Vec<Formula> = response.true_permits().map(|_| Formula::TRUE).collect();
     for policy in response.residual_policies() {
         formulas.push(reader.policy(&policy)?);
@@ -203,11 +203,10 @@ fn principal_of(view: &View, schema: &Schema) -> Option<PartialEntities> {
 /// Cedar's JSON of a residual → its formula.
 struct Reader {
     of: ResourceType,
-    others: usize,
 }
 
 impl Reader {
-    fn policy(&mut self, policy: &Policy) -> Option<Formula> {
+    fn policy(&self, policy: &Policy) -> Option<Formula> {
         let json = policy.to_json().ok()?;
         let conditions = json.get("conditions")?.as_array()?;
         let mut parts = Vec::new();
@@ -222,7 +221,7 @@ impl Reader {
         Some(Formula::all(parts))
     }
 
-    fn formula(&mut self, expression: &Value) -> Option<Formula> {
+    fn formula(&self, expression: &Value) -> Option<Formula> {
         let (operator, operands) = operator(expression)?;
         let side = |name: &str| operands.get(name);
         match operator {
@@ -257,14 +256,8 @@ impl Reader {
         }
     }
 
-    /// A fact that no search can say, of something that cannot fail.
-    fn other(&mut self) -> Formula {
-        self.others += 1;
-        Formula::atom(Atom::Other(self.others))
-    }
-
     /// `resource in X`, `resource in [X, Y]`.
-    fn member(&mut self, left: &Value, right: &Value) -> Option<Formula> {
+    fn member(&self, left: &Value, right: &Value) -> Option<Formula> {
         if !is_resource(left) {
             return None;
         }
@@ -289,7 +282,7 @@ impl Reader {
         })
     }
 
-    fn equal(&mut self, left: &Value, right: &Value) -> Option<Formula> {
+    fn equal(&self, left: &Value, right: &Value) -> Option<Formula> {
         for (one, other) in [(left, right), (right, left)] {
             if is_resource(one) {
                 let (name, id) = entity(other)?;
@@ -300,10 +293,10 @@ impl Reader {
                 return Some(Formula::atom(Atom::Has(SOURCE, BTreeSet::from([source]))));
             }
         }
-        (is_set(left) && is_set(right)).then(|| self.other())
+        (is_set(left) && is_set(right)).then(|| other("==", left, right))
     }
 
-    fn contains(&mut self, left: &Value, right: &Value) -> Option<Formula> {
+    fn contains(&self, left: &Value, right: &Value) -> Option<Formula> {
         if is_resource(right) {
             let of: Option<Vec<_>> = entities(left)?.into_iter().map(|(name, id)| self.is(name, id)).collect();
             return Some(Formula::any(of?));
@@ -315,33 +308,38 @@ impl Reader {
         has(set_of(left)?, [text(right)?])
     }
 
-    fn contains_any(&mut self, left: &Value, right: &Value) -> Option<Formula> {
+    fn contains_any(&self, left: &Value, right: &Value) -> Option<Formula> {
         match (set_of(left), set_of(right)) {
             (Some(element), None) => has(element, texts(right)?),
             (None, Some(element)) => has(element, texts(left)?),
-            (Some(_), Some(_)) => Some(self.other()),
+            (Some(_), Some(_)) => Some(other("containsAny", left, right)),
             (None, None) => None,
         }
     }
 
-    fn contains_all(&mut self, left: &Value, right: &Value) -> Option<Formula> {
+    fn contains_all(&self, left: &Value, right: &Value) -> Option<Formula> {
         match (set_of(left), texts(right)) {
             (Some(element), Some(values)) => {
                 let each: Option<Vec<_>> = values.into_iter().map(|value| has(element.clone(), [value])).collect();
                 Some(Formula::all(each?))
             }
-            (_, _) => (is_set(left) && is_set(right)).then(|| self.other()),
+            (_, _) => (is_set(left) && is_set(right)).then(|| other("containsAll", left, right)),
         }
     }
 
     /// A pattern is a list of literals and wildcards.
-    fn like(&mut self, pattern: &[Value]) -> Option<Formula> {
+    fn like(&self, pattern: &[Value]) -> Option<Formula> {
         let literal = |part: &Value| part.get("Literal").and_then(Value::as_str).map(str::to_owned);
         match pattern.iter().map(literal).collect::<Option<String>>() {
             Some(source) => Some(Formula::atom(Atom::Has(SOURCE, BTreeSet::from([source])))),
-            None => Some(self.other()),
+            None => Some(Formula::atom(Atom::Other(format!("like {}", Value::from(pattern))))),
         }
     }
+}
+
+/// A fact that no search can say, of something that cannot fail.
+fn other(operator: &str, left: &Value, right: &Value) -> Formula {
+    Formula::atom(Atom::Other(format!("{operator} {left} {right}")))
 }
 
 const SOURCE: Element = Element::Label("_source");

@@ -121,3 +121,12 @@ fn idioms() -> String {
     }
     table
 }
+
+#[test]
+fn two_things_that_no_search_can_say_are_not_one() {
+    let policies = r#"@id("a") permit (principal, action in Action::"s", resource) when { resource.tag == ["x"] };
+        @id("b") forbid (principal, action in Action::"s", resource) when { resource.tag == ["y"] };"#;
+    let (queries, _) =
+        cell(&load(policies), &json!({ "iss": "https://i", "sub": "u", "roles": ["r"] }), "/Observation");
+    assert_eq!(queries, "all, each result checked");
+}
