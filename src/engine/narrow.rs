@@ -126,56 +126,58 @@ impl Asker<'_> {
     ) -> Result<(), Denied> {
         let may_check = self.enforces.check_results && operation.is_checkable();
         let may_narrow = self.enforces.filter && how != Narrowing::None;
+        let unenforceable = || Err((self.lacking_check(operation), Default::default()));
         let mut types = visible;
         let mut filters = Vec::new();
         let mut is_complete = true;
-        if how != Narrowing::Export && !open.is_empty() && !may_check {
-            return Err((self.lacking_check(operation), Default::default()));
-        }
         if how == Narrowing::Export {
             for (question, _) in open {
-                let of = self.snapshot.definitions.resource_type(question.of);
-                let found = of.and_then(|of| {
-                    let known = self.known(operation, question, of);
-                    let found = filter(&self.formula(operation, question)?, &known, false)?;
-                    Some((of, found))
-                });
-                match found {
-                    Some((of, Filter { any_of, is_complete: is_all, .. })) => {
+                match self.type_filters(operation, question) {
+                    Some((of, found, is_all)) => {
                         is_complete &= is_all;
                         types.push(of);
-                        let of_this = any_of.iter().map(|criteria| format!("{of}?{}", write_parameters(criteria)));
-                        filters.extend(of_this);
+                        filters.extend(found);
                     }
+                    // it is asked for by its name
+                    None if operation.states_types => return unenforceable(),
                     None => is_complete = false,
                 }
             }
         } else if !open.is_empty() {
-            needs.check_results = true;
-            return Ok(());
+            needs.check_results = may_check;
+            return if may_check { Ok(()) } else { unenforceable() };
         }
         types.sort();
         types.dedup();
-        match (may_narrow && !types.is_empty(), may_check) {
-            (true, _) => {
-                let names: Vec<&str> = types.iter().map(|of| of.as_str()).collect();
-                let types = Parameter { name: "_type".to_owned(), value: names.join(",") };
-                let filters = filters.into_iter().map(|value| Parameter { name: "_typeFilter".to_owned(), value });
-                let criteria: Vec<Parameter> = [types].into_iter().chain(filters).collect();
-                needs.filter = Some(Narrowed {
-                    any_of: vec![write_parameters(&criteria)],
-                    is_complete,
-                    url: Some(operation.url_with(&criteria)),
-                    if_none_exist: None,
-                });
-                Ok(())
-            }
-            (false, true) => {
-                needs.check_results = true;
-                Ok(())
-            }
-            (false, false) => Err((self.lacking_check(operation), Default::default())),
+        if !may_narrow || types.is_empty() {
+            needs.check_results = may_check;
+            return if may_check { Ok(()) } else { unenforceable() };
         }
+        let names: Vec<&str> = types.iter().map(|of| of.as_str()).collect();
+        let types = Parameter { name: "_type".to_owned(), value: names.join(",") };
+        let filters = filters.into_iter().map(|value| Parameter { name: "_typeFilter".to_owned(), value });
+        let types = (!operation.states_types).then_some(types);
+        let criteria: Vec<Parameter> = types.into_iter().chain(filters).collect();
+        let url = operation.url_with(&criteria);
+        if url.len() > self.snapshot.request.url_bytes_max {
+            return unenforceable();
+        }
+        let any_of = vec![write_parameters(&criteria)];
+        needs.filter = Some(Narrowed { any_of, is_complete, url: Some(url), if_none_exist: None });
+        Ok(())
+    }
+
+    /// What an export may bring of a type, as `_typeFilter`s, and whether that is all that is visible.
+    fn type_filters(
+        &self,
+        operation: &Operation,
+        question: &Question<'_>,
+    ) -> Option<(ResourceType, Vec<String>, bool)> {
+        let of = self.snapshot.definitions.resource_type(question.of)?;
+        let formula = self.formula(operation, question)?;
+        let Filter { any_of, is_complete, .. } = filter(&formula, &self.known(operation, question, of), false)?;
+        let filters = any_of.iter().map(|criteria| format!("{of}?{}", write_parameters(criteria)));
+        Some((of, filters.collect(), is_complete))
     }
 
     /// What to say to a caller that does not check results: with the resource, the check is made here.

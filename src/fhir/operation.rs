@@ -77,10 +77,10 @@ pub struct Operation {
     pub compartment: Option<(Compartment, FhirId)>,
     /// Whether the resource is chosen by criteria: `search` has them.
     pub conditional: bool,
-    /// Whether it says of which types: by its path, `_type` or `_typeFilter`.
+    /// Whether it says of which types: by its path or `_type`.
     pub states_types: bool,
-    /// Whether an operation's parameters stand in a body, where nobody adds one.
-    pub has_parameters_body: bool,
+    /// Whether nobody can add to an operation's parameters: they stand in a body, or filter by type already.
+    pub has_fixed_parameters: bool,
     /// The capability statement or the SMART configuration: the same for everyone.
     pub public: bool,
     /// Where the resource is that will be.
@@ -1128,14 +1128,15 @@ impl<'a> Reader<'a> {
             "$meta-add" | "$meta-delete" => Proposed::Caller,
             _ => Proposed::No,
         };
-        let states_types = call.inputs.iter().any(|input| matches!(input.name.as_str(), "_type" | "_typeFilter"));
-        let has_parameters_body = !matches!(self.body, Body::None);
+        let has = |name: &str| call.inputs.iter().any(|input| input.name == name);
+        let (states_types, has_filters) = (has("_type"), has("_typeFilter"));
+        let has_fixed_parameters = has_filters || !matches!(self.body, Body::None);
         let operation = self.build(Interaction::Operation, call.at, accesses);
         Ok(Operation {
             name: Some(name),
             compartment,
             states_types,
-            has_parameters_body,
+            has_fixed_parameters,
             proposed,
             search,
             ..operation
@@ -1229,7 +1230,7 @@ impl<'a> Reader<'a> {
             compartment: None,
             conditional: false,
             states_types: true,
-            has_parameters_body: false,
+            has_fixed_parameters: false,
             public: false,
             proposed: Proposed::No,
             target: self.target.clone(),

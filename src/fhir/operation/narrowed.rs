@@ -16,14 +16,14 @@ pub enum Narrowing {
     Criteria(ResourceType),
     /// by `_type`, which it has not
     Types,
-    /// by `_type` and `_typeFilter`, which it has not
+    /// by `_type`, where it has none, and `_typeFilter`, which it has not
     Export,
 }
 
 impl Operation {
     pub fn narrowing(&self) -> Narrowing {
         use Interaction as I;
-        if self.has_parameters_body {
+        if self.has_fixed_parameters {
             return Narrowing::None;
         }
         let searched = self.search.as_ref().and_then(|search| search.types.as_deref());
@@ -35,7 +35,7 @@ impl Operation {
             }
             (I::SearchSystem | I::SearchCompartment, _, _) if !self.states_types => Narrowing::Types,
             (I::Operation, Some("$everything"), _) if !self.states_types => Narrowing::Types,
-            (I::Operation, Some("$export"), _) if !self.states_types => Narrowing::Export,
+            (I::Operation, Some("$export"), _) => Narrowing::Export,
             (_, _, _) => Narrowing::None,
         }
     }
