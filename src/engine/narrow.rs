@@ -4,6 +4,8 @@
 //! INVARIANT: what only counts, or is answered later, is never left to a check of results.
 //! Source: shared/RULES "What is asked and what is known"; FHIR http.html, search.html; Bulk Data Access 2.0.
 
+use std::collections::BTreeSet;
+
 use crate::engine::decide::{Asker, Code, Open, Question};
 use crate::engine::filter::{Filter, Whole, filter};
 use crate::engine::residual::Formula;
@@ -34,7 +36,7 @@ pub(super) struct Accounts<'q> {
 }
 
 /// Why a question is denied, and by which policies.
-pub(super) type Denied = (Code, std::collections::BTreeSet<String>);
+pub(super) type Denied = (Code, BTreeSet<String>);
 
 /// What a permit needs beside.
 #[derive(Default)]
@@ -62,7 +64,7 @@ impl Asker<'_> {
         let (open, stuck): (Vec<_>, Vec<_>) =
             open.into_iter().partition(|(question, _)| can_be_narrowed(operation, question));
         let lacking = |open: &[(&Question<'_>, Open)]| {
-            worst(open.iter().map(|(question, _)| (question.lacking, Default::default())))
+            worst(open.iter().map(|(question, _)| (question.lacking, BTreeSet::new())))
         };
         if let Some(denied) = lacking(&stuck) {
             let is_all_hidden = visible.is_empty() && open.is_empty();
@@ -78,7 +80,7 @@ impl Asker<'_> {
             (Narrowing::Criteria(_), Some(hidden)) => return Err(hidden),
             (how, hidden) => {
                 if visible.is_empty() && open.is_empty() {
-                    return Err(hidden.unwrap_or((Code::NoPermit, Default::default())));
+                    return Err(hidden.unwrap_or((Code::NoPermit, BTreeSet::new())));
                 }
                 self.by_types(operation, how, visible, &open, &mut needs)?;
             }
@@ -87,7 +89,7 @@ impl Asker<'_> {
             needs.check_results = true;
         }
         if needs.check_results && !self.enforces.check_results {
-            return Err((self.lacking_check(operation), Default::default()));
+            return Err((self.lacking_check(operation), BTreeSet::new()));
         }
         Ok(needs)
     }
@@ -100,7 +102,7 @@ impl Asker<'_> {
         open: &[(&Question<'_>, Open)],
         needs: &mut Needs,
     ) -> Result<(), Denied> {
-        let unenforceable = || Err((Code::Unenforceable, Default::default()));
+        let unenforceable = || Err((Code::Unenforceable, BTreeSet::new()));
         if !self.enforces.filter {
             return unenforceable();
         }
@@ -126,7 +128,7 @@ impl Asker<'_> {
     ) -> Result<(), Denied> {
         let may_check = self.enforces.check_results && operation.is_checkable();
         let may_narrow = self.enforces.filter && how != Narrowing::None;
-        let unenforceable = || Err((self.lacking_check(operation), Default::default()));
+        let unenforceable = || Err((self.lacking_check(operation), BTreeSet::new()));
         let mut types = visible;
         let mut filters = Vec::new();
         let mut is_complete = true;

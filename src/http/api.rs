@@ -159,9 +159,7 @@ pub(super) fn answer_of(desk: &Desk<'_>, value: &Value) -> Result<Result<(Value,
     match Question::read(value, "") {
         Ok(mut question) => {
             question.asker.request.is_unseen = question.asker.request.body.is_none();
-            let (wire, summary) = question.answer(desk)?;
-            // a `Wire` is JSON of strings and lists: it always serializes
-            Ok(Ok((serde_json::to_value(&wire).unwrap_or_default(), summary)))
+            question.answer_as_json(desk).map(Ok)
         }
         Err(error) => Ok(Err(error)),
     }
@@ -238,9 +236,7 @@ impl<'v> Forwarded<'v> {
         let request = Asked { method, url, headers, body, is_unseen: body.is_none() };
         let asker = Asker { who, request, facts: Facts::default() };
         let question = Question { asker, stored: Stored::NotLoaded, proposed: None, enforces, explain: false };
-        let (wire, summary) = question.answer(desk)?;
-        // a `Wire` is JSON of strings and lists: it always serializes
-        Ok((serde_json::to_value(&wire).unwrap_or_default(), summary))
+        question.answer_as_json(desk)
     }
 }
 
@@ -285,6 +281,12 @@ impl<'v> Question<'v> {
         };
         let summary = summary(id.clone(), &answer, operation.as_ref());
         Ok((Wire::of(desk, Some(id), &answer, operation.as_ref(), explanation), summary))
+    }
+
+    fn answer_as_json(&self, desk: &Desk<'_>) -> Result<(Value, Summary), KeyLacking> {
+        let (wire, summary) = self.answer(desk)?;
+        // a `Wire` is JSON of strings and lists: it always serializes
+        Ok((serde_json::to_value(&wire).unwrap_or_default(), summary))
     }
 
     fn evidence(&self) -> Evidence<'v> {
