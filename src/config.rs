@@ -14,6 +14,7 @@ use crate::fhir::resource::Bases;
 use crate::finding::Finding;
 use crate::http::{api, proxy, server};
 use crate::policy::snapshot;
+use crate::sources::resources;
 use crate::token::jws;
 
 /// Where Cedarward listens unless told otherwise: loopback, since whoever may ask may also ask what others may do.
@@ -27,6 +28,8 @@ pub struct Config {
     pub policies: Option<PathBuf>,
     pub snapshot: snapshot::Settings,
     pub proxy: proxy::Settings,
+    /// the FHIR server, for resources that a proxy does not have
+    pub upstream: Option<resources::Settings>,
     pub api: api::Limits,
     pub server: server::Limits,
 }
@@ -40,7 +43,27 @@ struct File {
     themes: Vec<String>,
     fhir: Fhir,
     proxy: Proxy,
+    resources: Resources,
     limits: Limits,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Resources {
+    fhir: Option<Upstream>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Upstream {
+    base: String,
+    authorization_file: Option<PathBuf>,
+    authorization_environment: Option<String>,
+    #[serde(default)]
+    allow_plain_http: bool,
+    timeout_milliseconds: Option<u64>,
+    concurrency: Option<usize>,
+    cache_milliseconds: Option<u64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -98,6 +121,7 @@ struct Limits {
     parameters: Option<usize>,
     connections: Option<usize>,
     requests: Option<usize>,
+    calls: Option<usize>,
     head_seconds: Option<u64>,
     body_seconds: Option<u64>,
     request_seconds: Option<u64>,
@@ -120,6 +144,29 @@ impl Proxy {
         };
         let filter = enforces.iter().any(|obligation| matches!(obligation, Obligation::Filter));
         Ok(proxy::Settings { original, path, enforces: Enforces { filter, ..Enforces::default() } })
+    }
+}
+
+impl Upstream {
+    fn read(self, file: &str, depth_max: usize) -> Result<resources::Settings, Finding> {
+        let authorization = match (self.authorization_file, self.authorization_environment) {
+            (None, None) => resources::Authorization::None,
+            (Some(path), None) => resources::Authorization::File(path),
+            (None, Some(name)) => resources::Authorization::Environment(name),
+            (Some(_), Some(_)) => {
+                let message = "`resources.fhir` has two sources of credentials".to_owned();
+                return Err(general(file, message, "keep `authorizationFile` or `authorizationEnvironment`"));
+            }
+        };
+        Ok(resources::Settings {
+            base: self.base.trim_end_matches('/').to_owned(),
+            authorization,
+            allow_plain_http: self.allow_plain_http,
+            timeout: Duration::from_millis(self.timeout_milliseconds.unwrap_or(1_000)),
+            concurrency: self.concurrency.unwrap_or(16),
+            cache_time: Duration::from_millis(self.cache_milliseconds.unwrap_or(1_000)),
+            depth_max,
+        })
     }
 }
 
@@ -160,6 +207,11 @@ impl Config {
                 },
             },
             proxy: parsed.proxy.read(file)?,
+            upstream: parsed
+                .resources
+                .fhir
+                .map(|upstream| upstream.read(file, limits.json_depth.unwrap_or(api.json_depth_max)))
+                .transpose()?,
             api: api::Limits {
                 token: jws::Limits {
                     token_bytes_max: limits.token_bytes.unwrap_or(token.token_bytes_max),
@@ -176,6 +228,7 @@ impl Config {
                 url_bytes_max: limits.url_bytes.unwrap_or(server.url_bytes_max),
                 connections_max: limits.connections.unwrap_or(server.connections_max),
                 requests_max: limits.requests.unwrap_or(server.requests_max),
+                calls_max: limits.calls.unwrap_or(server.calls_max),
                 head_timeout: seconds(limits.head_seconds, server.head_timeout),
                 body_timeout: seconds(limits.body_seconds, server.body_timeout),
                 request_timeout: seconds(limits.request_seconds, server.request_timeout),

@@ -66,7 +66,9 @@ pub mod engine {
 pub mod http {
     pub mod api;
     pub mod authzen;
+    pub mod exchange;
     pub mod framing;
+    pub mod grpc;
     pub mod proxy;
     pub mod results;
     pub mod server;
@@ -83,5 +85,6 @@ pub mod config;
 pub mod sources {
     pub mod folder;
     pub mod keys;
+    pub mod resources;
     pub mod serving;
 }

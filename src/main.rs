@@ -10,10 +10,11 @@ use cedarward::config::Config;
 use cedarward::engine::explain;
 use cedarward::finding::Finding;
 use cedarward::http::api::{self, Desk};
-use cedarward::http::{server, service::Service};
+use cedarward::http::{grpc::Grpc, server, service::Service};
 use cedarward::policy::folder::Folder;
 use cedarward::policy::schema;
 use cedarward::policy::snapshot::Snapshot;
+use cedarward::sources::resources::Upstream;
 use cedarward::sources::serving::Serving;
 use cedarward::sources::{folder, keys::KeyRing};
 use cedarward::token::issuers::{Algorithm, Issuers};
@@ -218,10 +219,12 @@ async fn run(config: Config) -> Outcome {
     let address = listener.local_addr().map_err(|error| Stop(error.to_string(), 2))?;
     tokio::spawn(changes.reload_on_each(Arc::clone(&serving)));
     let stop = stop_signal().map_err(|error| Stop(format!("no signal handler: {error}"), 2))?;
-    let service = Service::new(Arc::clone(&serving), config.api, config.proxy);
+    let upstream = config.upstream.map(Upstream::new).transpose();
+    let upstream = upstream.map_err(|error| Stop(error.to_string(), 2))?;
+    let service = Service::new(Arc::clone(&serving), config.api, config.proxy, upstream);
     tracing::info!(%address, revision = %serving.state().snapshot.revision, "ready");
     print(&format!("listening on http://{address}\n"))?;
-    let handler = move |ask| Arc::clone(&service).respond(ask);
+    let handler = Grpc::new(service, config.server.body_bytes_max);
     server::serve(listener, config.server, handler, stop).await.map_err(|error| Stop(error.to_string(), 2))?;
     tracing::info!("stopped");
     Ok(0)

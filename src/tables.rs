@@ -275,7 +275,7 @@ fn ask(snapshot: &Snapshot, now: i64, question: &Value) -> Value {
     match api::authorize(&desk, question.to_string().as_bytes()) {
         Ok(Ok(answered)) => serde_json::from_slice(&answered.body).unwrap_or(Value::Null),
         Ok(Err(error)) => json!({ "error": { "status": error.status, "message": error.message, "at": error.at } }),
-        Err(lacking) => json!({ "error": { "message": format!("no key of issuer {} at hand", lacking.0) } }),
+        Err(lacking) => json!({ "error": { "message": format!("not at hand: {lacking:?}") } }),
     }
 }
 

@@ -3,17 +3,21 @@
 //! INVARIANT: a field that is not known, stands twice or is `null` where a value is meant gives no decision.
 //! Source: shared/API.md; RFC 6750 for challenges; FHIR R4 OperationOutcome.
 
+use core::fmt;
 use core::net::IpAddr;
 use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::engine::decide::{Answer, Code, Decision, Enforces, Evidence, Narrowed, Obligations, Stored, decide};
+use crate::engine::decide::{
+    Answer, Code, Decision, Denial, Enforces, Evidence, Narrowed, Obligations, Stored, decide,
+};
 use crate::engine::entities::Facts;
 use crate::engine::explain::{Explanation, explain};
 use crate::engine::standing::{Standing, Standings};
-use crate::fhir::operation::{self, Operation};
+use crate::fhir::definitions::{FhirId, ResourceType};
+use crate::fhir::operation::{self, Interaction, Operation};
 use crate::json;
 use crate::policy::snapshot::Snapshot;
 use crate::token::issuers::Issuers;
@@ -45,6 +49,8 @@ pub struct Desk<'a> {
     pub standings: Option<&'a Standings>,
     /// whether a key that is not at hand is no key: nobody can fetch it, or somebody just did
     pub keys_are_final: bool,
+    /// for a proxy's request: what somebody brought of the FHIR server's resources; `None` where nobody can
+    pub brought: Option<&'a [Brought]>,
     /// seconds since 1970
     pub now: i64,
     /// a new id for each decision
@@ -54,13 +60,34 @@ pub struct Desk<'a> {
 impl<'a> Desk<'a> {
     /// One question by itself: no caches, no ids, and nobody who could fetch a key.
     pub fn alone(snapshot: &'a Snapshot, issuers: &'a Issuers, limits: &'a Limits, now: i64) -> Desk<'a> {
-        Desk { snapshot, issuers, limits, standings: None, keys_are_final: true, now, ids: &String::new }
+        Desk { snapshot, issuers, limits, standings: None, keys_are_final: true, brought: None, now, ids: &String::new }
     }
 }
 
-/// A key that is not at hand: the issuer at this index of `Issuers` may have it. Fetch its keys and ask again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct KeyLacking(pub usize);
+/// What is not at hand and may be brought: bring it and ask again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lacking {
+    /// A key that the issuer at this index of `Issuers` may have.
+    Key(usize),
+    /// The resource as it is stored at this place.
+    Resource(Place),
+}
+
+/// Where a resource lies below the FHIR base: `Observation/55`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Place {
+    pub of: ResourceType,
+    pub id: FhirId,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.of, self.id.as_str())
+    }
+}
+
+/// What was brought of the FHIR server: `None` where it has no such resource.
+pub type Brought = (Place, Option<Arc<Value>>);
 
 /// An error of the API itself.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -109,7 +136,7 @@ pub struct Answered {
 }
 
 /// `POST /v1/authorize`: one question, one decision.
-pub fn authorize(desk: &Desk<'_>, body: &[u8]) -> Result<Result<Answered, ApiError>, KeyLacking> {
+pub fn authorize(desk: &Desk<'_>, body: &[u8]) -> Result<Result<Answered, ApiError>, Lacking> {
     let read = json::parse(body, desk.limits.json_depth_max).map_err(not_json);
     let value = match read {
         Ok(value) => value,
@@ -125,7 +152,7 @@ pub fn authorize(desk: &Desk<'_>, body: &[u8]) -> Result<Result<Answered, ApiErr
 }
 
 /// `POST /v1/authorize/batch`: many questions, as many decisions; one that is malformed is a deny in its place.
-pub fn authorize_batch(desk: &Desk<'_>, body: &[u8]) -> Result<Result<Answered, ApiError>, KeyLacking> {
+pub fn authorize_batch(desk: &Desk<'_>, body: &[u8]) -> Result<Result<Answered, ApiError>, Lacking> {
     // the questions stand two levels deeper than one alone
     let read = json::parse(body, desk.limits.json_depth_max + 2).map_err(not_json);
     let value = match read {
@@ -155,7 +182,7 @@ pub fn authorize_batch(desk: &Desk<'_>, body: &[u8]) -> Result<Result<Answered, 
 }
 
 /// One question as JSON, of a caller that may not know the request's body; and its answer.
-pub(super) fn answer_of(desk: &Desk<'_>, value: &Value) -> Result<Result<(Value, Summary), ApiError>, KeyLacking> {
+pub(super) fn answer_of(desk: &Desk<'_>, value: &Value) -> Result<Result<(Value, Summary), ApiError>, Lacking> {
     match Question::read(value, "") {
         Ok(mut question) => {
             question.asker.request.is_unseen = question.asker.request.body.is_none();
@@ -223,21 +250,67 @@ pub(super) struct Forwarded<'v> {
     pub(super) method: &'v str,
     pub(super) url: &'v str,
     pub(super) headers: Vec<(&'v str, &'v str)>,
-    /// JSON, or a form as a string; `None` where the proxy does not pass it.
+    /// JSON, or a form as a string.
     pub(super) body: Option<&'v Value>,
+    /// Whether there may be a body that the proxy does not pass.
+    pub(super) is_unseen: bool,
     pub(super) enforces: Enforces,
 }
 
 impl<'v> Forwarded<'v> {
-    /// The answer that `/v1/authorize` would give.
-    pub(super) fn answer(self, desk: &Desk<'_>) -> Result<(Value, Summary), KeyLacking> {
-        let Forwarded { token, method, url, headers, body, enforces } = self;
+    /// The answer that `/v1/authorize` would give; with the stored resource, where it depends on it and somebody can bring it.
+    pub(super) fn answer(self, desk: &Desk<'_>) -> Result<(Value, Summary, Decided), Lacking> {
+        let Forwarded { token, method, url, headers, body, is_unseen, enforces } = self;
         let who = token.map_or(Bearer::Nobody, Bearer::Token);
-        let request = Asked { method, url, headers, body, is_unseen: body.is_none() };
+        let request = Asked { method, url, headers, body, is_unseen };
         let asker = Asker { who, request, facts: Facts::default() };
         let question = Question { asker, stored: Stored::NotLoaded, proposed: None, enforces, explain: false };
-        question.answer_as_json(desk)
+        let mut decided = question.decided(desk)?;
+        if let (Some(place), Some(brought)) = (decided.lacks(), desk.brought) {
+            let (_, stored) = brought.iter().find(|(known, _)| *known == place).ok_or(Lacking::Resource(place))?;
+            let stored = stored.as_deref().map_or(Stored::Absent, Stored::Known);
+            decided = Question { stored, ..question }.decided(desk)?;
+        }
+        let (wire, summary) = decided.told(desk, None);
+        Ok((as_json(&wire), summary, decided))
     }
+}
+
+/// A question's answer, and what it was found by.
+pub(super) struct Decided {
+    pub(super) id: String,
+    pub(super) answer: Answer,
+    pub(super) operation: Result<Operation, operation::OperationError>,
+    /// `None`: the token is no good
+    pub(super) standing: Option<Arc<Standing>>,
+    pub(super) facts: Facts,
+}
+
+impl Decided {
+    /// The resource without which there is no answer.
+    fn lacks(&self) -> Option<Place> {
+        let Decision::Deny(Denial { code: Code::NeedsResource, .. }) = &self.answer.decision else { return None };
+        let operation = self.operation.as_ref().ok()?;
+        let is_of_one = matches!(
+            operation.interaction,
+            Interaction::Read | Interaction::Update | Interaction::Patch | Interaction::Delete
+        );
+        match (operation.resource_type, &operation.id) {
+            (Some(of), Some(id)) if is_of_one => Some(Place { of, id: id.clone() }),
+            (_, _) => None,
+        }
+    }
+
+    fn told(&self, desk: &Desk<'_>, explanation: Option<Explanation>) -> (Wire, Summary) {
+        let operation = self.operation.as_ref().ok();
+        let wire = Wire::of(desk, Some(self.id.clone()), &self.answer, operation, explanation);
+        (wire, summary(self.id.clone(), &self.answer, operation))
+    }
+}
+
+/// A `Wire` is JSON of strings and lists: it always serializes.
+fn as_json(wire: &Wire) -> Value {
+    serde_json::to_value(wire).unwrap_or_default()
 }
 
 impl<'v> Question<'v> {
@@ -261,32 +334,34 @@ impl<'v> Question<'v> {
         Ok(Question { asker, stored, proposed, enforces: enforces(&fields)?, explain: fields.flag("explain")? })
     }
 
-    fn answer(&self, desk: &Desk<'_>) -> Result<(Wire, Summary), KeyLacking> {
-        let id = (desk.ids)();
+    fn decided(&self, desk: &Desk<'_>) -> Result<Decided, Lacking> {
         let operation = self.asker.operation(desk);
+        let facts = self.asker.facts(desk);
         let (answer, standing) = match (self.asker.standing(desk)?, &operation) {
             (Err(message), _) => (Answer::deny(Code::InvalidToken, message), None),
             (Ok(standing), Err(error)) => (Answer::of_error(error), Some(standing)),
             (Ok(standing), Ok(operation)) => {
-                let (evidence, facts) = (self.evidence(), self.asker.facts(desk));
-                (decide(desk.snapshot, &standing, operation, &evidence, &facts, self.enforces), Some(standing))
+                let answer = decide(desk.snapshot, &standing, operation, &self.evidence(), &facts, self.enforces);
+                (answer, Some(standing))
             }
         };
-        let operation = operation.ok();
-        let explanation = match (self.explain, &standing, &operation) {
-            (true, Some(standing), Some(operation)) => {
-                Some(explain(desk.snapshot, standing, operation, &self.evidence(), &self.asker.facts(desk)))
+        Ok(Decided { id: (desk.ids)(), answer, operation, standing, facts })
+    }
+
+    fn answer(&self, desk: &Desk<'_>) -> Result<(Wire, Summary), Lacking> {
+        let decided = self.decided(desk)?;
+        let explanation = match (self.explain, &decided.standing, &decided.operation) {
+            (true, Some(standing), Ok(operation)) => {
+                Some(explain(desk.snapshot, standing, operation, &self.evidence(), &decided.facts))
             }
             (_, _, _) => None,
         };
-        let summary = summary(id.clone(), &answer, operation.as_ref());
-        Ok((Wire::of(desk, Some(id), &answer, operation.as_ref(), explanation), summary))
+        Ok(decided.told(desk, explanation))
     }
 
-    fn answer_as_json(&self, desk: &Desk<'_>) -> Result<(Value, Summary), KeyLacking> {
+    fn answer_as_json(&self, desk: &Desk<'_>) -> Result<(Value, Summary), Lacking> {
         let (wire, summary) = self.answer(desk)?;
-        // a `Wire` is JSON of strings and lists: it always serializes
-        Ok((serde_json::to_value(&wire).unwrap_or_default(), summary))
+        Ok((as_json(&wire), summary))
     }
 
     fn evidence(&self) -> Evidence<'v> {
@@ -329,7 +404,7 @@ impl<'v> Asker<'v> {
     }
 
     /// Who asks; or, for the client, why the token is no good.
-    pub(super) fn standing(&self, desk: &Desk<'_>) -> Result<Result<Arc<Standing>, String>, KeyLacking> {
+    pub(super) fn standing(&self, desk: &Desk<'_>) -> Result<Result<Arc<Standing>, String>, Lacking> {
         let claims = match self.who {
             Bearer::Claims(payload) => {
                 let claims = Claims::vouched(payload.clone());
@@ -342,7 +417,7 @@ impl<'v> Asker<'v> {
             Bearer::Token(token) => match jws::verify(token, desk.issuers, &desk.limits.token, desk.now) {
                 Ok(claims) => claims,
                 Err(TokenError::KeyUnknown { issuer_index }) if !desk.keys_are_final => {
-                    return Err(KeyLacking(issuer_index));
+                    return Err(Lacking::Key(issuer_index));
                 }
                 Err(error) => return Ok(Err(error.to_string())),
             },
@@ -696,10 +771,10 @@ pub fn holds(input: &[u8], snapshot: &Snapshot) -> bool {
     let issuers = Issuers::new(snapshot.rules.issuers().to_vec());
     let limits = Limits::default();
     let desk = Desk::alone(snapshot, &issuers, &limits, 0);
-    let sound = |answered: Result<Result<Answered, ApiError>, KeyLacking>| match answered {
+    let sound = |answered: Result<Result<Answered, ApiError>, Lacking>| match answered {
         Ok(Ok(answered)) => serde_json::from_slice::<Value>(&answered.body).is_ok_and(|body| body.is_object()),
         Ok(Err(error)) => (400..500).contains(&error.status) && !error.message.is_empty(),
-        Err(KeyLacking(_)) => false,
+        Err(_) => false,
     };
     let nobody = json::parse(input, limits.json_depth_max).ok().and_then(|mut question| {
         let object = question.as_object_mut()?;

@@ -7,13 +7,13 @@
 use serde_json::{Map, Value, json};
 
 use crate::fhir::action::Action;
-use crate::http::api::{self, Answered, ApiError, Desk, KeyLacking, bytes, not_json};
+use crate::http::api::{self, Answered, ApiError, Desk, Lacking, bytes, not_json};
 use crate::json;
 
 /// Evaluations in one call.
 const EVALUATIONS_MAX: usize = api::BATCH_MAX;
 
-type Asked = Result<Result<Answered, ApiError>, KeyLacking>;
+type Asked = Result<Result<Answered, ApiError>, Lacking>;
 
 /// `POST /access/v1/evaluation`
 pub fn evaluation(desk: &Desk<'_>, body: &[u8]) -> Asked {

@@ -9,7 +9,7 @@
 use serde_json::{Value, json};
 
 use crate::engine::decide::Enforces;
-use crate::http::api::{Desk, Forwarded, KeyLacking, Summary};
+use crate::http::api::{Desk, Forwarded, Lacking, Summary};
 use crate::json;
 
 /// What a deployment says of the proxy in front of its FHIR server.
@@ -58,7 +58,7 @@ pub fn forward_auth(
     desk: &Desk<'_>,
     settings: &Settings,
     sent: &Sent<'_>,
-) -> Result<(Reply, Option<Summary>), KeyLacking> {
+) -> Result<(Reply, Option<Summary>), Lacking> {
     match sent.original(settings.original) {
         Some((method, url)) => decide(desk, settings, sent, method, url),
         None => Ok((refusal("the original request is not told, or told in two ways"), None)),
@@ -66,15 +66,16 @@ pub fn forward_auth(
 }
 
 /// Answers `/ext-authz/…`: the original request is the one that came, below that prefix.
-pub fn ext_authz(
-    desk: &Desk<'_>,
-    settings: &Settings,
-    sent: &Sent<'_>,
-) -> Result<(Reply, Option<Summary>), KeyLacking> {
+pub fn ext_authz(desk: &Desk<'_>, settings: &Settings, sent: &Sent<'_>) -> Result<(Reply, Option<Summary>), Lacking> {
     match sent.target.strip_prefix(EXT_AUTHZ).filter(|url| url.starts_with('/')) {
         Some(url) => decide(desk, settings, sent, sent.method, url),
         None => Ok((refusal("the original path is not told"), None)),
     }
+}
+
+/// Answers Envoy's `Check`: the original request is told as it is.
+pub fn check(desk: &Desk<'_>, settings: &Settings, sent: &Sent<'_>) -> Result<(Reply, Option<Summary>), Lacking> {
+    decide(desk, settings, sent, sent.method, sent.target)
 }
 
 /// Before the original path, as Envoy's `path_prefix`.
@@ -140,7 +141,9 @@ impl<'a> Sent<'a> {
 
     /// What the proxy passes of the body: JSON, or a form. `None`: nothing, or a part.
     fn body(&self, depth_max: usize) -> Result<Option<Value>, &'static str> {
-        if self.body.is_empty() || self.has("x-envoy-auth-partial-body") {
+        // Envoy says of each body that it passes whether it is a part
+        let is_part = self.has("x-envoy-auth-partial-body") && self.text("x-envoy-auth-partial-body") != Some("false");
+        if self.body.is_empty() || is_part {
             return Ok(None);
         }
         let content_type = self.text("content-type").unwrap_or_default();
@@ -159,31 +162,56 @@ fn decide(
     sent: &Sent<'_>,
     method: &str,
     original: &str,
-) -> Result<(Reply, Option<Summary>), KeyLacking> {
-    let token = match sent.token() {
-        Ok(token) => token,
-        Err(message) => return Ok((unauthorized(message), None)),
+) -> Result<(Reply, Option<Summary>), Lacking> {
+    let asked = match asked(desk, settings, sent, original) {
+        Ok(asked) => asked,
+        Err(reply) => return Ok((reply, None)),
     };
+    let (answer, summary, _) = asked.forwarded(method, asked.body.is_none(), settings.enforces).answer(desk)?;
+    Ok((reply(&answer, settings, original), Some(summary)))
+}
+
+/// A proxy's request as it is asked about.
+pub(super) struct Asked<'a> {
+    token: Option<&'a str>,
+    /// below the base
+    url: String,
+    headers: Vec<(&'a str, &'a str)>,
+    pub(super) body: Option<Value>,
+}
+
+impl Asked<'_> {
+    pub(super) fn forwarded<'v>(&'v self, method: &'v str, is_unseen: bool, enforces: Enforces) -> Forwarded<'v> {
+        let Asked { token, url, headers, body } = self;
+        Forwarded { token: *token, method, url, headers: headers.clone(), body: body.as_ref(), is_unseen, enforces }
+    }
+}
+
+/// What is asked by a request to this URL; or, where that cannot be said, the reply.
+pub(super) fn asked<'a>(
+    desk: &Desk<'_>,
+    settings: &Settings,
+    sent: &Sent<'a>,
+    original: &str,
+) -> Result<Asked<'a>, Reply> {
+    let token = sent.token().map_err(unauthorized)?;
     let below =
         original.strip_prefix(settings.path.as_str()).filter(|rest| rest.is_empty() || rest.starts_with(['/', '?']));
     // the base itself is asked for without a slash as well as with one
     let below = below.map(|rest| if rest.starts_with('/') { rest.to_owned() } else { format!("/{rest}") });
     let Some(url) = below.filter(|_| original.starts_with('/')) else {
-        return Ok((refusal("the path is not one of the FHIR server"), None));
+        return Err(refusal("the path is not one of the FHIR server"));
     };
     let headers: Option<Vec<(&str, &str)>> =
         MEANING.iter().filter(|name| sent.has(name)).map(|name| Some((*name, sent.text(name)?))).collect();
-    let (Some(headers), Ok(body)) = (headers, sent.body(desk.limits.json_depth_max)) else {
-        return Ok((refusal("the request is not acceptable"), None));
-    };
-    let enforces = settings.enforces;
-    let forwarded = Forwarded { token, method, url: &url, headers, body: body.as_ref(), enforces };
-    let (answer, summary) = forwarded.answer(desk)?;
-    Ok((reply(&answer, settings, original), Some(summary)))
+    match (headers, sent.body(desk.limits.json_depth_max)) {
+        (Some(headers), Ok(body)) => Ok(Asked { token, url, headers, body }),
+        (_, _) => Err(refusal("the request is not acceptable")),
+    }
 }
 
 /// An answer of `/v1/authorize`, for a proxy.
-fn reply(answer: &Value, settings: &Settings, original: &str) -> Reply {
+pub(super) fn reply(answer: &Value, settings: &Settings, original: &str) -> Reply {
     let text = |pointer: &str| answer.pointer(pointer).and_then(Value::as_str);
     let outcome = || answer.get("outcome").cloned().unwrap_or_default();
     if text("/decision") != Some("permit") {
@@ -202,7 +230,7 @@ fn reply(answer: &Value, settings: &Settings, original: &str) -> Reply {
     Reply { status: 200, headers: vec![("x-fhir-url", url), ("x-decision-id", id)], body: Vec::new() }
 }
 
-fn refusal(message: &str) -> Reply {
+pub(super) fn refusal(message: &str) -> Reply {
     stop(403, None, &outcome_of("forbidden", message))
 }
 
@@ -212,7 +240,9 @@ fn unauthorized(message: &str) -> Reply {
 
 /// The reply to whatever else fails before a decision.
 pub fn failed(status: u16) -> Reply {
-    stop(status, None, &outcome_of("transient", "the access could not be decided"))
+    let mut reply = stop(status, None, &outcome_of("transient", "the access could not be decided"));
+    reply.headers.extend((status == 503).then(|| ("retry-after", "1".to_owned())));
+    reply
 }
 
 fn outcome_of(code: &str, message: &str) -> Value {

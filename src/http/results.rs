@@ -12,14 +12,14 @@ use crate::engine::decide::{Enforces, Evidence, Stored, decide, result};
 use crate::engine::entities::Facts;
 use crate::engine::standing::Standing;
 use crate::fhir::operation::Operation;
-use crate::http::api::{Answered, ApiError, Asker, Desk, Fields, KeyLacking, Limits, bytes, not_json};
+use crate::http::api::{Answered, ApiError, Asker, Desk, Fields, Lacking, Limits, bytes, not_json};
 use crate::json;
 use crate::policy::snapshot::Snapshot;
 use crate::token::issuers::Issuers;
 
 /// `POST /v1/filter`: a decision for each resource, or the bundle without what is denied. One resource at a time is read,
 /// and what is not changed is given back letter by letter.
-pub fn filter(desk: &Desk<'_>, body: &[u8]) -> Result<Result<Answered, ApiError>, KeyLacking> {
+pub fn filter(desk: &Desk<'_>, body: &[u8]) -> Result<Result<Answered, ApiError>, Lacking> {
     let text = match std::str::from_utf8(body) {
         Ok(text) => text,
         // says where
@@ -139,99 +139,130 @@ impl<'t> Page<'t> {
 
     /// `{ "bundle": … }`: without the entries that are denied, and without what counts them.
     fn narrowed(self, members: &[(String, &str)], judge: Option<&Judge<'_>>) -> Result<Vec<u8>, ApiError> {
-        let is_all_visible = judge.is_some_and(Judge::permits_all);
-        let mut left = Joined::new("{\"bundle\":{");
-        for (name, text) in members {
-            let value = match name.as_str() {
-                "entry" => self.entries(text, is_all_visible, judge)?,
-                // a total counts what other pages hide
-                "total" | "_total" if !is_all_visible => None,
-                _ => {
-                    let value = self.read(text, 0)?;
-                    match (name.as_str(), value) {
-                        // and so does the last page's link
-                        ("link", Value::Array(links)) if !is_all_visible => {
-                            let is_last = |link: &Value| link.get("relation").and_then(Value::as_str) == Some("last");
-                            let links: Vec<_> = links.into_iter().filter(|link| !is_last(link)).collect();
-                            (!links.is_empty()).then(|| Value::Array(links).to_string())
-                        }
-                        (_, _) => Some((*text).to_owned()),
-                    }
-                }
-            };
-            if let Some(value) = value {
-                left.push(&format!("{}:", Value::String(name.clone())), &value);
-            }
-        }
-        Ok(left.end("}}").into_bytes())
-    }
-
-    /// FHIR has no empty arrays.
-    fn entries(self, text: &str, is_all_visible: bool, judge: Option<&Judge<'_>>) -> Result<Option<String>, ApiError> {
         let judged = |resource: &Value| judge.and_then(|judge| judge.judged(resource));
-        let mut left = Joined::new("[");
-        let items = json::items(text).map_err(|error| not_json(error.within(self.text, text)))?;
-        for text in items {
-            // an entry is around its resource
-            let entry = self.read(text, 1)?;
-            match entry_left(entry, is_all_visible, judged) {
-                Left::As => left.push("", text),
-                Left::Changed(entry) => left.push("", &entry.to_string()),
-                Left::Out => {}
+        let mut sieve = Sieve::new(judge.is_some_and(Judge::permits_all));
+        for (name, text) in members {
+            if name != "entry" {
+                sieve.member(name, text, self.read(text, 0)?);
+                continue;
+            }
+            for text in self.items(text)? {
+                // an entry is around its resource
+                sieve.entry(text, self.read(text, 1)?, judged);
             }
         }
-        Ok((!left.is_empty).then(|| left.end("]")))
+        Ok(format!("{{\"bundle\":{}}}", sieve.end()).into_bytes())
     }
 }
 
-/// Texts with commas between them.
-struct Joined {
-    text: String,
-    is_empty: bool,
+/// A bundle of results on its way: what goes in, part by part, and what is left of it.
+pub(super) struct Sieve {
+    /// whether nothing is hidden, so that counts tell nothing
+    is_all_visible: bool,
+    left: String,
+    has_members: bool,
+    is_in_entries: bool,
 }
 
-impl Joined {
-    fn new(opening: &str) -> Joined {
-        Joined { text: opening.to_owned(), is_empty: true }
+impl Sieve {
+    pub(super) fn new(is_all_visible: bool) -> Sieve {
+        Sieve { is_all_visible, left: "{".to_owned(), has_members: false, is_in_entries: false }
     }
 
-    fn push(&mut self, name: &str, text: &str) {
-        if !self.is_empty {
-            self.text.push(',');
+    /// A member other than `entry`: its text, and what it says.
+    pub(super) fn member(&mut self, name: &str, text: &str, value: Value) {
+        match (name, value) {
+            // a total counts what other pages hide
+            ("total" | "_total", _) if !self.is_all_visible => {}
+            // and so does the last page's link
+            ("link", Value::Array(links)) if !self.is_all_visible => {
+                let is_last = |link: &Value| link.get("relation").and_then(Value::as_str) == Some("last");
+                let links: Vec<_> = links.into_iter().filter(|link| !is_last(link)).collect();
+                if !links.is_empty() {
+                    self.write(name, &Value::Array(links).to_string());
+                }
+            }
+            (_, _) => self.write(name, text),
         }
-        self.is_empty = false;
-        self.text.push_str(name);
-        self.text.push_str(text);
     }
 
-    fn end(mut self, closing: &str) -> String {
-        self.text.push_str(closing);
-        self.text
+    /// One of `entry`. FHIR has no empty arrays: the first that is left begins it.
+    pub(super) fn entry(&mut self, text: &str, entry: Value, judged: impl Fn(&Value) -> Option<BTreeSet<String>>) {
+        let changed;
+        let text = match entry_left(entry, self.is_all_visible, judged) {
+            Left::As => text,
+            Left::Changed(entry) => {
+                changed = entry.to_string();
+                &changed
+            }
+            Left::Out => return,
+        };
+        if self.is_in_entries {
+            self.left.push(',');
+            self.left.push_str(text);
+        } else {
+            self.write("entry", "[");
+            self.left.push_str(text);
+            self.is_in_entries = true;
+        }
+    }
+
+    /// What is left so far, once.
+    pub(super) fn take(&mut self) -> String {
+        std::mem::take(&mut self.left)
+    }
+
+    /// The rest of what is left.
+    pub(super) fn end(mut self) -> String {
+        self.end_entries();
+        self.left.push('}');
+        self.left
+    }
+
+    fn write(&mut self, name: &str, text: &str) {
+        self.end_entries();
+        if self.has_members {
+            self.left.push(',');
+        }
+        self.has_members = true;
+        self.left.push_str(&Value::String(name.to_owned()).to_string());
+        self.left.push(':');
+        self.left.push_str(text);
+    }
+
+    fn end_entries(&mut self) {
+        if self.is_in_entries {
+            self.left.push(']');
+            self.is_in_entries = false;
+        }
     }
 }
 
-struct Judge<'a> {
-    snapshot: &'a Snapshot,
-    standing: &'a Standing,
-    operation: &'a Operation,
-    facts: &'a Facts,
+/// Whose results they are, and of which request.
+#[derive(Clone, Copy)]
+pub(super) struct Judge<'a> {
+    pub(super) snapshot: &'a Snapshot,
+    pub(super) standing: &'a Standing,
+    pub(super) operation: &'a Operation,
+    pub(super) facts: &'a Facts,
 }
 
 impl Judge<'_> {
-    fn judged(&self, resource: &Value) -> Option<BTreeSet<String>> {
+    /// `None`, or what is to be removed.
+    pub(super) fn judged(&self, resource: &Value) -> Option<BTreeSet<String>> {
         result(self.snapshot, self.standing, self.operation, self.facts, resource)
     }
 
     /// Whether the request is permitted whatever it finds, so that nothing of its answer is hidden.
-    fn permits_all(&self) -> bool {
+    pub(super) fn permits_all(&self) -> bool {
         let evidence = Evidence { stored: Stored::NotLoaded, proposed: None, body: None };
         let enforces = Enforces { filter: false, check_results: false, redact: true };
         decide(self.snapshot, self.standing, self.operation, &evidence, self.facts, enforces).is_permit()
     }
 }
 
-/// What is left of an entry.
-enum Left {
+/// What is left of a part.
+pub(super) enum Left {
     /// all of it, as it was written
     As,
     Changed(Value),
@@ -244,21 +275,32 @@ fn entry_left(mut entry: Value, is_all_visible: bool, judged: impl Fn(&Value) ->
         return if is_all_visible { Left::As } else { Left::Out };
     };
     let mode = entry.get("search").and_then(|search| search.get("mode")).and_then(Value::as_str);
-    let Some(kind) = resource.get("resourceType").and_then(Value::as_str) else { return Left::Out };
-    if (mode, kind) == (Some("outcome"), "OperationOutcome") {
+    let kind = resource.get("resourceType").and_then(Value::as_str);
+    if (mode, kind) == (Some("outcome"), Some("OperationOutcome")) {
         return Left::As;
     }
+    match resource_left(resource, judged) {
+        Left::Changed(resource) => {
+            entry.as_object_mut().map(|entry| entry.insert("resource".to_owned(), resource));
+            Left::Changed(entry)
+        }
+        left => left,
+    }
+}
+
+/// What is left of a resource: all, a part, or nothing.
+pub(super) fn resource_left(resource: &Value, judged: impl Fn(&Value) -> Option<BTreeSet<String>>) -> Left {
+    let Some(kind) = resource.get("resourceType").and_then(Value::as_str) else { return Left::Out };
     let Some(redact) = judged(resource) else { return Left::Out };
     let of_kind = redact.iter().filter_map(|path| path.split_once('.')).filter(|(of, _)| *of == kind);
     let paths: Vec<&str> = of_kind.map(|(_, path)| path).collect();
     if paths.is_empty() {
         return Left::As;
     }
-    if let Some(resource) = entry.get_mut("resource") {
-        paths.into_iter().for_each(|path| remove(resource, path));
-        mark_as_subset(resource);
-    }
-    Left::Changed(entry)
+    let mut left = resource.clone();
+    paths.into_iter().for_each(|path| remove(&mut left, path));
+    mark_as_subset(&mut left);
+    Left::Changed(left)
 }
 
 /// The narrative tells again what was removed; and who gets a part must know, lest it be written back as the whole.
@@ -321,7 +363,7 @@ pub fn holds(input: &[u8], snapshot: &Snapshot) -> bool {
     let is_sound = match filter(&desk, input) {
         Ok(Ok(answered)) => serde_json::from_slice::<Value>(&answered.body).is_ok_and(|body| body.is_object()),
         Ok(Err(error)) => (400..500).contains(&error.status) && !error.message.is_empty(),
-        Err(KeyLacking(_)) => false,
+        Err(_) => false,
     };
     let Some(mut question) = json::parse(input, limits.json_depth_max).ok().filter(Value::is_object) else {
         return is_sound;

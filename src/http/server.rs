@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Either, Full};
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode, Version,
     body::{Body, Bytes, Incoming},
@@ -56,6 +56,8 @@ pub struct Limits {
     pub connections_max: usize,
     /// Requests in work at a time, their bodies' arrival included. Over it: 503.
     pub requests_max: usize,
+    /// gRPC calls in work at a time, from their first byte to the last of their answer. Over it: UNAVAILABLE.
+    pub calls_max: usize,
     /// From a head's first byte to its last, and from a connection's opening to its first byte.
     pub head_timeout: Duration,
     /// From a head to its body's last byte, and for a client to take the next bytes of its answer.
@@ -77,6 +79,7 @@ impl Default for Limits {
             url_bytes_max: 16 * 1024,
             connections_max: 4096,
             requests_max: 1024,
+            calls_max: 1024,
             head_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
             request_timeout: Duration::from_secs(10),
@@ -116,17 +119,19 @@ const H2_STREAMS_MAX: u32 = 256;
 const H2_PENDING_RESETS_MAX: usize = 20;
 const H2_ERROR_RESETS_MAX: usize = 1024;
 
+/// Who answers: the requests that come whole, and the gRPC calls, which come and are answered in parts.
+pub trait Handler: Send + Sync + 'static {
+    fn answer(&self, ask: Ask) -> impl Future<Output = Answer> + Send;
+    fn call(&self, request: Request<Incoming>) -> impl Future<Output = Response<tonic::body::Body>> + Send;
+}
+
 /// Serves until `shutdown` completes, then finishes what is in work, `drain_timeout` long at most.
-pub async fn serve<H, F>(
+pub async fn serve<H: Handler>(
     listener: TcpListener,
     limits: Limits,
     handler: H,
     shutdown: impl Future<Output = ()>,
-) -> io::Result<()>
-where
-    H: Fn(Ask) -> F + Send + Sync + Clone + 'static,
-    F: Future<Output = Answer> + Send + 'static,
-{
+) -> io::Result<()> {
     let slots = Arc::new(Semaphore::new(limits.connections_max.min(Semaphore::MAX_PERMITS)));
     let drain_timeout = limits.drain_timeout;
     let site = Arc::new(Site::new(limits, handler));
@@ -176,11 +181,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
-async fn connection<H, F>(stream: TcpStream, slot: OwnedSemaphorePermit, site: Arc<Site<H>>, watcher: Watcher)
-where
-    H: Fn(Ask) -> F + Send + Sync + 'static,
-    F: Future<Output = Answer> + Send + 'static,
-{
+async fn connection<H: Handler>(stream: TcpStream, slot: OwnedSemaphorePermit, site: Arc<Site<H>>, watcher: Watcher) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a connection is left with its delay");
     }
@@ -200,6 +201,7 @@ struct Site<H> {
     limits: Limits,
     requests: Semaphore,
     large_requests: Semaphore,
+    calls: Arc<Semaphore>,
     hyper: auto::Builder<TokioExecutor>,
     handler: H,
 }
@@ -217,22 +219,49 @@ impl<H> Site<H> {
             .max_local_error_reset_streams(H2_ERROR_RESETS_MAX);
         let requests = Semaphore::new(limits.requests_max.min(Semaphore::MAX_PERMITS));
         let large_requests = Semaphore::new(limits.large_requests_max.min(Semaphore::MAX_PERMITS));
-        Site { limits, requests, large_requests, hyper, handler }
+        let calls = Arc::new(Semaphore::new(limits.calls_max.min(Semaphore::MAX_PERMITS)));
+        Site { limits, requests, large_requests, calls, hyper, handler }
     }
 }
 
-async fn respond<H, F>(site: Arc<Site<H>>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible>
-where
-    H: Fn(Ask) -> F,
-    F: Future<Output = Answer>,
-{
+type Sent = Either<Full<Bytes>, GrpcBody>;
+type GrpcBody = http_body_util::combinators::UnsyncBoxBody<Bytes, tonic::Status>;
+
+async fn respond<H: Handler>(site: Arc<Site<H>>, request: Request<Incoming>) -> Result<Response<Sent>, Infallible> {
+    if request.version() == Version::HTTP_2 && is_grpc(request.headers()) {
+        return Ok(called(&site, request).await.map(Either::Right));
+    }
+    Ok(responded(&site, request).await.map(Either::Left))
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// A gRPC call. Its place is kept for as long as its answer is being given.
+async fn called<H: Handler>(site: &Site<H>, request: Request<Incoming>) -> Response<GrpcBody> {
+    let answer = match site.calls.clone().try_acquire_owned() {
+        Ok(place) => {
+            let answer = unpanicked(site.handler.call(request)).await;
+            answer.map(|answer| answer.map(|body| body.map_frame(move |frame| (frame, &place).0).boxed_unsync()))
+        }
+        Err(_) => Some(failed_call(tonic::Status::unavailable("too many calls are in work"))),
+    };
+    answer.unwrap_or_else(|| failed_call(tonic::Status::internal("the call could not be worked on")))
+}
+
+fn failed_call(status: tonic::Status) -> Response<GrpcBody> {
+    status.into_http::<tonic::body::Body>().map(BodyExt::boxed_unsync)
+}
+
+async fn responded<H: Handler>(site: &Site<H>, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let is_head = request.method() == Method::HEAD;
     let is_http1 = request.version() < Version::HTTP_2;
-    let answered = match attend(&site, request).await {
+    let answered = match attend(site, request).await {
         Ok(answer) => response(answer, is_head).ok_or(Fault::AnswerUnwritable),
         Err(fault) => Err(fault),
     };
-    Ok(match answered {
+    match answered {
         Ok(response) => response,
         Err(fault) => {
             let mut response = response(fault.answer(), is_head).unwrap_or_else(bare_fault);
@@ -241,15 +270,11 @@ where
             }
             response
         }
-    })
+    }
 }
 
 /// Everything that may be refused before the handler is asked, in the order of its cost; then the handler.
-async fn attend<H, F>(site: &Site<H>, request: Request<Incoming>) -> Result<Answer, Fault>
-where
-    H: Fn(Ask) -> F,
-    F: Future<Output = Answer>,
-{
+async fn attend<H: Handler>(site: &Site<H>, request: Request<Incoming>) -> Result<Answer, Fault> {
     let limits = &site.limits;
     let (head, body) = request.into_parts();
     if head.version < Version::HTTP_2
@@ -282,7 +307,7 @@ where
         headers: head.headers,
         body,
     };
-    match timeout(limits.request_timeout, unpanicked(async { (site.handler)(ask).await })).await {
+    match timeout(limits.request_timeout, unpanicked(async { site.handler.answer(ask).await })).await {
         Ok(Some(answer)) => Ok(answer),
         Ok(None) => {
             tracing::error!("the handler has panicked; the request is answered with an error");
@@ -334,7 +359,7 @@ async fn whole<H>(
 }
 
 /// The future's output, or none where it panics.
-async fn unpanicked<F: Future>(future: F) -> Option<F::Output> {
+pub(super) async fn unpanicked<F: Future>(future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
         Ok(Poll::Ready(output)) => Poll::Ready(Some(output)),

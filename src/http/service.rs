@@ -11,12 +11,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::json;
 use ulid::Ulid;
 
-use crate::http::api::{self, Answered, ApiError, Desk, KeyLacking, Summary};
+use crate::http::api::{self, Answered, ApiError, Brought, Desk, Lacking, Summary};
 use crate::http::authzen;
+use crate::http::exchange::{self, Onward};
 use crate::http::proxy::{self, Reply, Sent};
 use crate::http::results;
 use crate::http::server::{Answer, Ask};
 use crate::policy::snapshot::Snapshot;
+use crate::sources::resources::Upstream;
 use crate::sources::serving::{Serving, State};
 
 /// What every request needs.
@@ -24,6 +26,8 @@ pub struct Service {
     serving: Arc<Serving>,
     limits: api::Limits,
     proxy: proxy::Settings,
+    /// where stored resources are read that a proxy does not have
+    upstream: Option<Arc<Upstream>>,
     counters: Counters,
 }
 
@@ -39,12 +43,19 @@ const KEY_ROUNDS_MAX: usize = 4;
 /// A body that takes longer than other requests should wait.
 const LARGE_BYTES: usize = 256 * 1024;
 
-type Authorize = fn(&Desk<'_>, &[u8]) -> Result<Result<Answered, ApiError>, KeyLacking>;
-type Forward = fn(&Desk<'_>, &proxy::Settings, &Sent<'_>) -> Result<(Reply, Option<Summary>), KeyLacking>;
+type Authorize = fn(&Desk<'_>, &[u8]) -> Result<Result<Answered, ApiError>, Lacking>;
+/// How a proxy's request is asked about.
+pub type Forward = fn(&Desk<'_>, &proxy::Settings, &Sent<'_>) -> Result<(Reply, Option<Summary>), Lacking>;
 
 impl Service {
-    pub fn new(serving: Arc<Serving>, limits: api::Limits, proxy: proxy::Settings) -> Arc<Service> {
-        Arc::new(Service { serving, limits, proxy, counters: Counters::default() })
+    pub fn new(
+        serving: Arc<Serving>,
+        limits: api::Limits,
+        proxy: proxy::Settings,
+        upstream: Option<Upstream>,
+    ) -> Arc<Service> {
+        let upstream = upstream.map(Arc::new);
+        Arc::new(Service { serving, limits, proxy, upstream, counters: Counters::default() })
     }
 
     /// The answer to one HTTP request.
@@ -57,8 +68,8 @@ impl Service {
             ("/access/v1/evaluations", "POST") => self.decide(&ask, authzen::evaluations).await,
             ("/access/v1/search/action", "POST") => self.decide(&ask, authzen::actions).await,
             ("/.well-known/authzen-configuration", "GET" | "HEAD") => Ok(configuration(&ask)),
-            ("/forward-auth", _) => Ok(self.forwarded(&ask, proxy::forward_auth).await),
-            (path, _) if path.starts_with(proxy::EXT_AUTHZ) => Ok(self.forwarded(&ask, proxy::ext_authz).await),
+            ("/forward-auth", _) => Ok(self.forwarded_by(&ask, proxy::forward_auth).await),
+            (path, _) if path.starts_with(proxy::EXT_AUTHZ) => Ok(self.forwarded_by(&ask, proxy::ext_authz).await),
             ("/v1/policies", "GET" | "HEAD") => Ok(policies(&self.serving.state().snapshot)),
             ("/healthz", "GET" | "HEAD") => Ok(text(200, "alive\n".to_owned())),
             ("/readyz", "GET" | "HEAD") => Ok(self.ready()),
@@ -98,57 +109,81 @@ impl Service {
                 Ok(Answer { status: 200, headers: Vec::new(), body: answered.body })
             }
             Ok(Err(error)) => Err((error, None)),
-            // not reached: in the last round keys are final
-            Err(KeyLacking(_)) => {
-                Err((ApiError::new(503, "keys-unavailable", "the issuer's keys are not at hand"), None))
-            }
+            // not reached: in the last round keys are final, and resources are brought for proxies alone
+            Err(_) => Err((ApiError::new(503, "keys-unavailable", "the issuer's keys are not at hand"), None)),
         }
     }
 
     /// A proxy asks about a request that is not sent here.
-    async fn forwarded(&self, ask: &Ask, decide: Forward) -> Answer {
-        let target = match &ask.query {
-            Some(query) => format!("{}?{query}", ask.path),
-            None => ask.path.clone(),
-        };
+    async fn forwarded_by(&self, ask: &Ask, decide: Forward) -> Answer {
+        let target = ask.query.as_ref().map_or(ask.path.clone(), |query| format!("{}?{query}", ask.path));
         let headers: Vec<(&str, &[u8])> =
             ask.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
-        let (method, target) = (ask.method.as_str(), target.as_str());
-        let sent = Sent { method, target, headers: &headers, body: &ask.body };
-        let (reply, summary) =
-            self.asked(|desk| decide(desk, &self.proxy, &sent)).await.unwrap_or_else(|_| (proxy::failed(503), None));
+        let sent = Sent { method: ask.method.as_str(), target: &target, headers: &headers, body: &ask.body };
+        let Reply { status, headers, body } = self.forwarded(&sent, decide).await;
+        Answer { status, headers, body }
+    }
+
+    /// What a proxy is told.
+    pub async fn forwarded(&self, sent: &Sent<'_>, decide: Forward) -> Reply {
+        let asked = self.asked(|desk| decide(desk, &self.proxy, sent)).await;
+        let (reply, summary) = asked.unwrap_or_else(|_| (proxy::failed(503), None));
         summary.iter().for_each(|summary| self.count(summary));
-        Answer { status: reply.status, headers: reply.headers, body: reply.body }
+        reply
     }
 
-    /// Asks; where a key is lacking, brings the issuer's keys and asks again. In the last round keys are final.
-    async fn asked<T>(&self, ask: impl Fn(&Desk<'_>) -> Result<T, KeyLacking>) -> Result<T, KeyLacking> {
-        let state = self.serving.state();
-        let mut answered = self.once(&state, &ask, false);
-        for round in 1..=KEY_ROUNDS_MAX {
-            let Err(KeyLacking(issuer)) = answered else { break };
-            state.keys.refresh(issuer).await;
-            answered = self.once(&state, &ask, round == KEY_ROUNDS_MAX);
+    /// What becomes of a request whose answer passes through here too.
+    pub async fn exchanged(&self, state: &State, sent: &Sent<'_>) -> Onward {
+        let asked = self.asked_of(state, |desk| exchange::request(desk, &self.proxy, sent)).await;
+        let (onward, summary) = asked.unwrap_or_else(|_| (Onward::Stop(proxy::failed(503)), None));
+        summary.iter().for_each(|summary| self.count(summary));
+        onward
+    }
+
+    /// The state that serves now.
+    pub fn state(&self) -> Arc<State> {
+        self.serving.state()
+    }
+
+    /// Nesting of JSON that is read.
+    pub fn json_depth_max(&self) -> usize {
+        self.limits.json_depth_max
+    }
+
+    /// Asks; where something is lacking, brings it and asks again. In the last round keys are final.
+    async fn asked<T>(&self, ask: impl Fn(&Desk<'_>) -> Result<T, Lacking>) -> Result<T, Lacking> {
+        self.asked_of(&self.serving.state(), ask).await
+    }
+
+    async fn asked_of<T>(&self, state: &State, ask: impl Fn(&Desk<'_>) -> Result<T, Lacking>) -> Result<T, Lacking> {
+        let mut brought: Vec<Brought> = Vec::new();
+        let mut rounds = 0;
+        loop {
+            let issuers = state.keys.issuers();
+            let answered = ask(&Desk {
+                snapshot: &state.snapshot,
+                issuers: &issuers,
+                limits: &self.limits,
+                standings: Some(&state.standings),
+                keys_are_final: rounds == KEY_ROUNDS_MAX,
+                brought: self.upstream.is_some().then_some(brought.as_slice()),
+                now: now(),
+                ids: &|| Ulid::generate().to_string(),
+            });
+            match (answered, &self.upstream) {
+                (Err(Lacking::Key(issuer)), _) if rounds < KEY_ROUNDS_MAX => {
+                    rounds += 1;
+                    state.keys.refresh(issuer).await;
+                }
+                (Err(Lacking::Resource(place)), Some(upstream)) if brought.is_empty() => {
+                    match upstream.fetch(&place).await {
+                        Ok(found) => brought.push((place, found)),
+                        Err(_) => return Err(Lacking::Resource(place)),
+                    }
+                }
+                (answered, _) => return answered,
+            }
         }
-        answered
-    }
-
-    fn once<T>(
-        &self,
-        state: &State,
-        ask: impl Fn(&Desk<'_>) -> Result<T, KeyLacking>,
-        keys_are_final: bool,
-    ) -> Result<T, KeyLacking> {
-        let issuers = state.keys.issuers();
-        ask(&Desk {
-            snapshot: &state.snapshot,
-            issuers: &issuers,
-            limits: &self.limits,
-            standings: Some(&state.standings),
-            keys_are_final,
-            now: now(),
-            ids: &|| Ulid::generate().to_string(),
-        })
     }
 
     fn count(&self, summary: &Summary) {

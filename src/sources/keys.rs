@@ -162,7 +162,7 @@ fn local(issuer: &Issuer, folder: &Path) -> Option<Result<Arc<Keys>, String>> {
 
 /// Brings an issuer's published keys. Blocks, for at most two fetches' time.
 fn fetch(issuer: &Issuer) -> Result<Keys, String> {
-    let agent = agent();
+    let agent = agent(FETCH_TIMEOUT);
     let url = match &issuer.key_source {
         KeySource::JwksUrl(url) => url.clone(),
         KeySource::Discovery(base) => {
@@ -180,7 +180,8 @@ fn fetch(issuer: &Issuer) -> Result<Keys, String> {
     Ok(keys)
 }
 
-fn agent() -> ureq::Agent {
+/// Speaks HTTP and HTTPS, follows no redirect.
+pub(super) fn agent(timeout: Duration) -> ureq::Agent {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let tls = TlsConfig::builder()
         .root_certs(RootCerts::PlatformVerifier)
@@ -188,7 +189,7 @@ fn agent() -> ureq::Agent {
         .build();
     ureq::Agent::config_builder()
         .tls_config(tls)
-        .timeout_global(Some(FETCH_TIMEOUT))
+        .timeout_global(Some(timeout))
         .max_redirects(0)
         .max_redirects_will_error(true)
         .build()
@@ -208,7 +209,7 @@ fn get(agent: &ureq::Agent, url: &str) -> Result<Vec<u8>, String> {
 }
 
 /// https, or plain http to this machine.
-fn is_safe(url: &str) -> bool {
+pub(super) fn is_safe(url: &str) -> bool {
     let Ok(uri) = url.parse::<ureq::http::Uri>() else { return false };
     let has_user = uri.authority().is_some_and(|authority| authority.as_str().contains('@'));
     match (uri.scheme_str(), uri.host()) {

@@ -12,15 +12,17 @@ const ORDER: &[&[&str]] = &[
     &["engine"],
     &["http/api"],
     &["tables", "http/authzen", "http/framing", "http/proxy", "http/results"],
+    &["http/exchange"],
     &["http/server"],
-    &["config"],
     &["sources"],
+    &["config"],
     &["http/service"],
+    &["http/grpc"],
     &["main"],
 ];
 
 /// The rooms that touch the world.
-const WORLD: &[&str] = &["http/server", "http/service", "sources", "main"];
+const WORLD: &[&str] = &["http/server", "http/service", "http/grpc", "sources", "main"];
 
 const TOUCHES: &[&str] = &[
     "tokio",

@@ -1,13 +1,13 @@
 //! OpenID AuthZEN 1.0: evaluations of FHIR interactions, their semantics, the search for actions.
 
-use cedarward::http::api::{self, Answered, ApiError, Desk, KeyLacking};
+use cedarward::http::api::{self, Answered, ApiError, Desk, Lacking};
 use cedarward::http::authzen::{actions, configuration, evaluation, evaluations};
 use cedarward::token::issuers::Issuers;
 use serde_json::{Value, json};
 
 use crate::engine::load;
 
-type Endpoint = fn(&Desk<'_>, &[u8]) -> Result<Result<Answered, ApiError>, KeyLacking>;
+type Endpoint = fn(&Desk<'_>, &[u8]) -> Result<Result<Answered, ApiError>, Lacking>;
 
 fn asked(endpoint: Endpoint, request: &Value) -> Result<Value, String> {
     let snapshot = load("");

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use cedarward::http::{
     framing::Violation,
-    server::{Answer, Ask, Limits, serve},
+    server::{Answer, Ask, Handler, Limits, serve},
 };
 use proptest::prelude::*;
 use tokio::{
@@ -44,6 +44,18 @@ struct Gate {
     open: Notify,
 }
 
+struct Echo(Arc<Gate>);
+
+impl Handler for Echo {
+    async fn answer(&self, ask: Ask) -> Answer {
+        echo(ask, Arc::clone(&self.0)).await
+    }
+
+    async fn call(&self, _: hyper::Request<hyper::body::Incoming>) -> hyper::Response<tonic::body::Body> {
+        panic!("a call that panics")
+    }
+}
+
 struct Served {
     address: SocketAddr,
     gate: Arc<Gate>,
@@ -56,12 +68,8 @@ async fn start(limits: Limits) -> Served {
     let address = listener.local_addr().unwrap();
     let gate = Arc::new(Gate::default());
     let (stop, stopped) = oneshot::channel();
-    let handler = {
-        let gate = gate.clone();
-        move |ask| echo(ask, gate.clone())
-    };
     let shutdown = async move { stopped.await.unwrap_or_default() };
-    let ended = tokio::spawn(serve(listener, limits, handler, shutdown));
+    let ended = tokio::spawn(serve(listener, limits, Echo(gate.clone()), shutdown));
     Served { address, gate, stop, ended }
 }
 

@@ -9,6 +9,8 @@ mod embedded;
 #[cfg(test)]
 mod engine;
 #[cfg(test)]
+mod exchange;
+#[cfg(test)]
 mod filters;
 #[cfg(test)]
 mod http;

@@ -13,9 +13,9 @@ use serde_json::{Value, json};
 use crate::tables::settings;
 
 const SECRET: &[u8] = b"sixty-four bytes of a secret that is published with these tests.";
-const NOW: i64 = 1_767_225_600;
+pub(crate) const NOW: i64 = 1_767_225_600;
 
-fn token(claims: Value) -> String {
+pub(crate) fn token(claims: Value) -> String {
     let mut claims = claims;
     claims["iss"] = json!("https://issuer.example");
     claims["aud"] = json!("api://fhir");
@@ -24,26 +24,26 @@ fn token(claims: Value) -> String {
     jsonwebtoken::encode(&jsonwebtoken::Header::new(jsonwebtoken::Algorithm::HS256), &claims, &key).unwrap()
 }
 
-fn reader() -> String {
+pub(crate) fn reader() -> String {
     format!("Bearer {}", token(json!({ "sub": "r", "roles": ["FHIR Data Reader"] })))
 }
 
-fn writer() -> String {
+pub(crate) fn writer() -> String {
     format!("Bearer {}", token(json!({ "sub": "w", "roles": ["FHIR Data Writer"] })))
 }
 
-fn app() -> String {
+pub(crate) fn app() -> String {
     format!("Bearer {}", token(json!({ "sub": "u", "patient": "123", "scope": "patient/*.rs" })))
 }
 
 /// One proxy with its Cedarward.
-struct Front {
-    snapshot: Snapshot,
-    issuers: Issuers,
-    settings: Settings,
+pub(crate) struct Front {
+    pub(crate) snapshot: Snapshot,
+    pub(crate) issuers: Issuers,
+    pub(crate) settings: Settings,
 }
 
-fn front(settings_of_proxy: Settings) -> Front {
+pub(crate) fn front(settings_of_proxy: Settings) -> Front {
     let mut folder = embedded::folder();
     let claims = String::from_utf8(folder.0["claims.yaml"].clone()).unwrap();
     let issuer = "issuers:\n  - issuer: https://issuer.example\n    profile: smart\n    algorithms: [HS256]\n    audiences: [api://fhir]\n    keys: { secretFile: secret }\n";
@@ -54,7 +54,7 @@ fn front(settings_of_proxy: Settings) -> Front {
     Front { snapshot, issuers, settings: settings_of_proxy }
 }
 
-fn narrowing() -> Settings {
+pub(crate) fn narrowing() -> Settings {
     Settings { enforces: Enforces { filter: true, ..Enforces::default() }, ..Settings::default() }
 }
 
