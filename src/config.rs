@@ -74,6 +74,8 @@ struct Fhir {
     bases: Vec<String>,
     /// search parameters beyond HL7's: `name` for every type, `Type.name` for one
     parameters: Vec<String>,
+    /// whether the server searches compartments; it does unless this says `false`
+    compartment_search: Option<bool>,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]
@@ -203,6 +205,7 @@ impl Config {
                     parameters,
                     url_bytes_max: limits.url_bytes.unwrap_or(request.url_bytes_max),
                     parameters_max: limits.parameters.unwrap_or(request.parameters_max),
+                    searches_compartments: parsed.fhir.compartment_search.unwrap_or(request.searches_compartments),
                     entries_max: limits.bundle_entries.unwrap_or(request.entries_max),
                 },
             },

@@ -113,7 +113,7 @@ impl Asker<'_> {
         let may_check = self.enforces.check_results && operation.is_checkable();
         let Some(filter) = filter(&Formula::all(formulas), &known, may_check) else { return unenforceable() };
         needs.check_results = filter.is_checked;
-        needs.filter = (!filter.any_of.is_empty()).then(|| narrowed_by(operation, filter));
+        needs.filter = (!filter.any_of.is_empty()).then(|| self.narrowed_by(operation, filter));
         Ok(())
     }
 
@@ -182,6 +182,50 @@ impl Asker<'_> {
         Some((of, filters.collect(), is_complete))
     }
 
+    fn narrowed_by(&self, operation: &Operation, filter: Filter) -> Narrowed {
+        let Filter { any_of, is_complete, whole, .. } = filter;
+        if operation.conditional {
+            // criteria stand in one place and cannot be a union: the first part is what an owner's record is found by
+            let (criteria, is_whole) = match (whole, any_of.first()) {
+                (Some(Whole::Type(criteria)), _) => (criteria, any_of.len() == 1),
+                (_, Some(first)) => (first.clone(), any_of.len() == 1),
+                (_, None) => (Vec::new(), true),
+            };
+            let if_none_exist = operation.if_none_exist_with(&criteria);
+            return Narrowed {
+                any_of: vec![write_parameters(&criteria)],
+                is_complete: is_complete && is_whole,
+                url: if_none_exist.is_none().then(|| operation.url_with(&criteria)),
+                if_none_exist,
+            };
+        }
+        let whole = match whole {
+            Some(Whole::Compartment(..)) if !self.snapshot.request.searches_compartments => {
+                // the union in another way there is not: its first part, which is what an owner's record is found by
+                let first = any_of.into_iter().next().unwrap_or_default();
+                return Narrowed {
+                    any_of: vec![write_parameters(&first)],
+                    is_complete: false,
+                    url: Some(operation.url_with(&first)),
+                    if_none_exist: None,
+                };
+            }
+            whole => whole,
+        };
+        Narrowed {
+            url: match whole {
+                Some(Whole::Type(criteria)) => Some(operation.url_with(&criteria)),
+                Some(Whole::Compartment(compartment, id, criteria)) => {
+                    operation.url_within(compartment, &id, &criteria)
+                }
+                None => None,
+            },
+            any_of: any_of.iter().map(|criteria| write_parameters(criteria)).collect(),
+            is_complete,
+            if_none_exist: None,
+        }
+    }
+
     /// What to say to a caller that does not check results: with the resource, the check is made here.
     fn lacking_check(&self, operation: &Operation) -> Code {
         match operation.interaction {
@@ -224,36 +268,6 @@ pub(super) fn is_found(question: &Question<'_>) -> bool {
 /// Whether it is about resources of which some may be left out.
 fn is_many(question: &Question<'_>) -> bool {
     matches!(question.access.evidence, EvidenceKind::Many | EvidenceKind::Versions)
-}
-
-fn narrowed_by(operation: &Operation, filter: Filter) -> Narrowed {
-    let written = |criteria: &[Parameter]| write_parameters(criteria);
-    let Filter { any_of, is_complete, whole, .. } = filter;
-    if operation.conditional {
-        // criteria stand in one place and cannot be a union: the first part is what an owner's record is found by
-        let (criteria, is_whole) = match (whole, any_of.first()) {
-            (Some(Whole::Type(criteria)), _) => (criteria, any_of.len() == 1),
-            (_, Some(first)) => (first.clone(), any_of.len() == 1),
-            (_, None) => (Vec::new(), true),
-        };
-        let if_none_exist = operation.if_none_exist_with(&criteria);
-        return Narrowed {
-            any_of: vec![written(&criteria)],
-            is_complete: is_complete && is_whole,
-            url: if_none_exist.is_none().then(|| operation.url_with(&criteria)),
-            if_none_exist,
-        };
-    }
-    Narrowed {
-        url: match whole {
-            Some(Whole::Type(criteria)) => Some(operation.url_with(&criteria)),
-            Some(Whole::Compartment(compartment, id, criteria)) => operation.url_within(compartment, &id, &criteria),
-            None => None,
-        },
-        any_of: any_of.iter().map(|criteria| written(criteria)).collect(),
-        is_complete,
-        if_none_exist: None,
-    }
 }
 
 fn worst(denied: impl Iterator<Item = Denied>) -> Option<Denied> {

@@ -51,6 +51,8 @@ pub struct Settings {
     pub url_bytes_max: usize,
     pub parameters_max: usize,
     pub entries_max: usize,
+    /// Whether the FHIR server searches compartments: `/Patient/1/Observation`.
+    pub searches_compartments: bool,
 }
 
 impl Default for Settings {
@@ -61,6 +63,7 @@ impl Default for Settings {
             url_bytes_max: 16 * 1024,
             parameters_max: 256,
             entries_max: 10_000,
+            searches_compartments: true,
         }
     }
 }

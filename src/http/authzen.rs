@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::fhir::action::Action;
 use crate::http::api::{self, Answered, ApiError, Desk, Lacking, bytes, not_json};
+use crate::http::proxy::is_unconditional;
 use crate::json;
 
 /// Evaluations in one call.
@@ -164,7 +165,7 @@ fn several(mut request: Members) -> Result<(Members, Vec<Members>, Semantic), Ap
 
 /// The answer in AuthZEN's words, and whether it is `true`.
 fn told(answer: &Value) -> (Value, bool) {
-    let permits = answer.get("decision") == Some(&json!("permit")) && answer.get("obligations").is_none();
+    let permits = is_unconditional(answer);
     let mut context = Map::new();
     for name in ["id", "code", "revision"] {
         context.extend(answer.get(name).map(|value| (name.to_owned(), value.clone())));

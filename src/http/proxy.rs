@@ -168,6 +168,11 @@ fn decide(
         Err(reply) => return Ok((reply, None)),
     };
     let (answer, summary, _) = asked.forwarded(method, asked.body.is_none(), settings.enforces).answer(desk)?;
+    // the URL of a form would be narrowed, and there are servers that read the form alone
+    let is_form = matches!(asked.body, Some(Value::String(_)));
+    if is_form && answer.pointer("/obligations/filter").is_some() {
+        return Ok((refusal("the access is not permitted"), Some(summary)));
+    }
     Ok((reply(&answer, settings, original), Some(summary)))
 }
 
@@ -220,6 +225,11 @@ pub(super) fn reply(answer: &Value, settings: &Settings, original: &str) -> Repl
             challenge => stop(403, challenge, &outcome()),
         };
     }
+    // a batch is permitted although its entries are not: the proxy would send them all
+    let entries = answer.get("entries").and_then(Value::as_array);
+    if entries.into_iter().flatten().any(|entry| !is_unconditional(entry)) {
+        return refusal("the access is not permitted");
+    }
     let url = match (answer.pointer("/obligations/filter"), text("/obligations/filter/url")) {
         (None, _) => original.to_owned(),
         (Some(_), Some(url)) => format!("{}{url}", settings.path),
@@ -228,6 +238,14 @@ pub(super) fn reply(answer: &Value, settings: &Settings, original: &str) -> Repl
     };
     let id = text("/id").unwrap_or_default().to_owned();
     Reply { status: 200, headers: vec![("x-fhir-url", url), ("x-decision-id", id)], body: Vec::new() }
+}
+
+/// Whether an answer, of a bundle or of one of its entries, is a permit that asks nothing of anybody.
+pub(super) fn is_unconditional(answer: &Value) -> bool {
+    let entries = answer.get("entries").and_then(Value::as_array);
+    answer.get("decision") == Some(&json!("permit"))
+        && answer.get("obligations").is_none()
+        && entries.into_iter().flatten().all(is_unconditional)
 }
 
 pub(super) fn refusal(message: &str) -> Reply {

@@ -225,6 +225,32 @@ fn a_proxys_request_is_decided_by_the_stored_resource_where_somebody_brings_it()
     }
 }
 
+#[test]
+fn what_a_proxy_cannot_cut_it_does_not_get() {
+    let front = fronted();
+    let limits = api::Limits::default();
+    let checked = |target: &str, kind: &str, body: &str| {
+        let app = app();
+        let headers = [("authorization", app.as_bytes()), ("content-type", kind.as_bytes())];
+        let sent = Sent { method: "POST", target, headers: &headers, body: body.as_bytes() };
+        check(&front.question(&limits), &front.settings, &sent).unwrap().0.status
+    };
+    let batch = |urls: &[&str]| {
+        let entries: Vec<Value> =
+            urls.iter().map(|url| json!({ "request": { "method": "GET", "url": url } })).collect();
+        checked(
+            "/fhir/",
+            "application/json",
+            &json!({ "resourceType": "Bundle", "type": "batch", "entry": entries }).to_string(),
+        )
+    };
+    assert_eq!(batch(&["Patient/123"]), 200);
+    for urls in [&["Patient/123", "Observation/1"][..], &["Encounter"], &["Patient/456"], &["Task?_id=1", "$x"]] {
+        assert_eq!(batch(urls), 403, "{urls:?}");
+    }
+    assert_eq!(checked("/fhir/Encounter/_search", "application/x-www-form-urlencoded", "status=x"), 403);
+}
+
 fn member() -> impl Strategy<Value = String> {
     prop_oneof![
         Just(r#""resourceType":"Bundle""#.to_owned()),

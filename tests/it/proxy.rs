@@ -232,11 +232,8 @@ fn envoy_asks_with_the_original_path_below_its_prefix() {
         "/Encounter?status=x&patient=Patient/123",
     );
     let form = [("content-type", "application/x-www-form-urlencoded")];
-    goes_on(
-        "a form",
-        &ask("POST", "/ext-authz/Encounter/_search", &form, b"status=x"),
-        "/Encounter/_search?patient=Patient/123",
-    );
+    // the URL would be narrowed, and there are servers that read the form alone
+    stops("a form", &ask("POST", "/ext-authz/Encounter/_search", &form, b"status=x"), 403);
     stops("a form with a chain", &ask("POST", "/ext-authz/Encounter/_search", &form, b"subject.name=x"), 403);
     let part = [form[0], ("x-envoy-auth-partial-body", "true")];
     stops("a part of a form", &ask("POST", "/ext-authz/Encounter/_search", &part, b"status=x"), 403);
