@@ -38,6 +38,30 @@ struct Counters {
     errors: AtomicU64,
 }
 
+/// The description of the API, OpenAPI 3.1.
+pub const OPENAPI: &str = include_str!("openapi.json");
+
+/// The paths that are served.
+pub const PATHS: &[&str] = &[
+    "/v1/authorize",
+    "/v1/authorize/batch",
+    "/v1/filter",
+    "/v1/policies",
+    "/access/v1/evaluation",
+    "/access/v1/evaluations",
+    "/access/v1/search/action",
+    "/access/v1/search/resource",
+    "/access/v1/search/subject",
+    "/.well-known/authzen-configuration",
+    "/forward-auth",
+    "/ext-authz/{path}",
+    "/healthz",
+    "/readyz",
+    "/metrics",
+    "/openapi.json",
+];
+const TAKES_POST: &[&str] = &["/v1/authorize", "/v1/authorize/batch", "/v1/filter"];
+
 /// Tokens of one batch may lack the keys of several issuers; each is fetched once, up to this many.
 const KEY_ROUNDS_MAX: usize = 4;
 /// A body that takes longer than other requests should wait.
@@ -71,17 +95,24 @@ impl Service {
             ("/forward-auth", _) => Ok(self.forwarded_by(&ask, proxy::forward_auth).await),
             (path, _) if path.starts_with(proxy::EXT_AUTHZ) => Ok(self.forwarded_by(&ask, proxy::ext_authz).await),
             ("/v1/policies", "GET" | "HEAD") => Ok(policies(&self.serving.state().snapshot)),
+            ("/openapi.json", "GET" | "HEAD") => {
+                Ok(Answer { status: 200, headers: Vec::new(), body: OPENAPI.as_bytes().to_vec() })
+            }
             ("/healthz", "GET" | "HEAD") => Ok(text(200, "alive\n".to_owned())),
             ("/readyz", "GET" | "HEAD") => Ok(self.ready()),
             ("/metrics", "GET" | "HEAD") => Ok(text(200, self.metrics())),
-            ("/v1/authorize" | "/v1/authorize/batch" | "/v1/filter", _)
-            | ("/access/v1/evaluation" | "/access/v1/evaluations" | "/access/v1/search/action", _) => {
-                Err(not_allowed("POST"))
+            ("/access/v1/search/subject" | "/access/v1/search/resource", "POST") => Err((
+                ApiError::new(404, "not-offered", "what subjects and resources there are is not known here"),
+                None,
+            )),
+            (path, _) if !PATHS.contains(&path) => {
+                Err((ApiError::new(404, "not-found", "there is nothing at this path"), None))
             }
-            ("/v1/policies" | "/healthz" | "/readyz" | "/metrics" | "/.well-known/authzen-configuration", _) => {
-                Err(not_allowed("GET, HEAD"))
-            }
-            (_, _) => Err((ApiError::new(404, "not-found", "there is nothing at this path"), None)),
+            (path, _) => Err(not_allowed(if path.starts_with("/access/") || TAKES_POST.contains(&path) {
+                "POST"
+            } else {
+                "GET, HEAD"
+            })),
         };
         let mut answer = answer.unwrap_or_else(|(error, allow)| {
             self.counters.errors.fetch_add(1, Ordering::Relaxed);

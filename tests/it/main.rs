@@ -15,6 +15,8 @@ mod filters;
 #[cfg(test)]
 mod http;
 #[cfg(test)]
+mod openapi;
+#[cfg(test)]
 mod proxy;
 #[cfg(test)]
 mod requests;
