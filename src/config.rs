@@ -15,6 +15,7 @@ use crate::finding::Finding;
 use crate::http::{api, proxy, server};
 use crate::policy::snapshot;
 use crate::sources::resources;
+use crate::sources::serving::Origin;
 use crate::token::jws;
 
 /// Where Cedarward listens unless told otherwise: loopback, since whoever may ask may also ask what others may do.
@@ -24,8 +25,9 @@ pub const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ip
 #[derive(Debug, Clone)]
 pub struct Config {
     pub listen: SocketAddr,
-    /// the policy folder; none: the policies that the binary carries
-    pub policies: Option<PathBuf>,
+    pub origin: Origin,
+    /// under which clients know AuthZEN's endpoints
+    pub authzen_url: Option<String>,
     pub snapshot: snapshot::Settings,
     pub proxy: proxy::Settings,
     /// the FHIR server, for resources that a proxy does not have
@@ -44,7 +46,16 @@ struct File {
     fhir: Fhir,
     proxy: Proxy,
     resources: Resources,
+    authzen: Authzen,
     limits: Limits,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Authzen {
+    /// a folder that is not about FHIR
+    policies: Option<PathBuf>,
+    url: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -192,7 +203,8 @@ impl Config {
         let seconds = |given: Option<u64>, default: Duration| given.map_or(default, Duration::from_secs);
         Ok(Config {
             listen: parsed.listen.unwrap_or(LISTEN),
-            policies: parsed.policies,
+            origin: Origin { policies: parsed.policies, domain: parsed.authzen.policies },
+            authzen_url: parsed.authzen.url.map(|url| url.trim_end_matches('/').to_owned()),
             snapshot: snapshot::Settings {
                 version: match parsed.fhir.version {
                     None | Some(Version::R4) => FhirVersion::R4,

@@ -50,6 +50,7 @@ pub mod embedded;
 /// Snapshot, principal, operation, evidence → decision.
 pub mod engine {
     pub mod decide;
+    pub mod domain;
     pub mod entities;
     pub mod explain;
     pub mod filter;

@@ -15,7 +15,7 @@ use cedarward::policy::folder::Folder;
 use cedarward::policy::schema;
 use cedarward::policy::snapshot::Snapshot;
 use cedarward::sources::resources::Upstream;
-use cedarward::sources::serving::Serving;
+use cedarward::sources::serving::{Origin, Serving};
 use cedarward::sources::{folder, keys::KeyRing};
 use cedarward::token::issuers::{Algorithm, Issuers};
 use cedarward::token::jws::{self, MintKey};
@@ -177,7 +177,7 @@ fn config(named: Option<&Path>) -> Result<Config, Stop> {
 }
 
 fn with(mut config: Config, folder: Policies) -> Config {
-    config.policies = folder.policies.or(config.policies);
+    config.origin.policies = folder.policies.or(config.origin.policies);
     config.snapshot.themes.extend(folder.themes);
     config
 }
@@ -209,8 +209,8 @@ fn run_server(config: Config, serve: Serve) -> Outcome {
 
 async fn run(config: Config) -> Outcome {
     // watched before it is read, so that no edit falls between
-    let changes = Changes::of(config.policies.as_deref()).map_err(|message| Stop(message, 2))?;
-    let started = Serving::start(config.policies.clone(), config.snapshot.clone());
+    let changes = Changes::of(&config.origin).map_err(|message| Stop(message, 2))?;
+    let started = Serving::start(config.origin.clone(), config.snapshot.clone());
     let serving = Arc::new(started.map_err(|findings| Stop(render(&findings), 2))?);
     serving.state().keys.start();
     let listener = tokio::net::TcpListener::bind(config.listen)
@@ -221,7 +221,7 @@ async fn run(config: Config) -> Outcome {
     let stop = stop_signal().map_err(|error| Stop(format!("no signal handler: {error}"), 2))?;
     let upstream = config.upstream.map(Upstream::new).transpose();
     let upstream = upstream.map_err(|error| Stop(error.to_string(), 2))?;
-    let service = Service::new(Arc::clone(&serving), config.api, config.proxy, upstream);
+    let service = Service::new(Arc::clone(&serving), config.api, config.proxy, upstream, config.authzen_url);
     tracing::info!(%address, revision = %serving.state().snapshot.revision, "ready");
     print(&format!("listening on http://{address}\n"))?;
     let handler = Grpc::new(service, config.server.body_bytes_max);
@@ -247,20 +247,21 @@ struct Changes {
     edits: tokio::sync::mpsc::Receiver<()>,
     hangups: tokio::signal::unix::Signal,
     /// kept for as long as edits are to be told
-    _watcher: Option<folder::Watcher>,
+    _watchers: Vec<folder::Watcher>,
     /// kept so that the channel stays open where nothing is watched
     _tell: tokio::sync::mpsc::Sender<()>,
 }
 
 impl Changes {
-    fn of(folder: Option<&Path>) -> Result<Changes, String> {
+    fn of(origin: &Origin) -> Result<Changes, String> {
         let (tell, edits) = tokio::sync::mpsc::channel(1);
         let hangups = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup());
-        let watcher = folder.map(|folder| folder::watch(folder, tell.clone())).transpose();
+        let folders = [&origin.policies, &origin.domain].into_iter().flatten();
+        let watchers: Result<Vec<_>, _> = folders.map(|folder| folder::watch(folder, tell.clone())).collect();
         Ok(Changes {
             edits,
             hangups: hangups.map_err(|error| error.to_string())?,
-            _watcher: watcher.map_err(|error| error.to_string())?,
+            _watchers: watchers.map_err(|error| error.to_string())?,
             _tell: tell,
         })
     }
@@ -295,7 +296,7 @@ impl Changes {
 
 /// A state of the world for one command: snapshot and keys, without anything in the background.
 fn load(config: &Config) -> Result<(Snapshot, Arc<Issuers>), Stop> {
-    let serving = Serving::start(config.policies.clone(), config.snapshot.clone());
+    let serving = Serving::start(config.origin.clone(), config.snapshot.clone());
     let state = serving.map_err(|findings| Stop(render(&findings), 2))?.state();
     let state = Arc::into_inner(state).ok_or_else(|| Stop("the state is in use".to_owned(), 2))?;
     let issuers = KeyRing::issuers(&state.keys);

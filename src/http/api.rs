@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 use crate::engine::decide::{
     Answer, Code, Decision, Denial, Enforces, Evidence, Narrowed, Obligations, Stored, decide,
 };
+use crate::engine::domain::Domain;
 use crate::engine::entities::Facts;
 use crate::engine::explain::{Explanation, explain};
 use crate::engine::standing::{Standing, Standings};
@@ -45,6 +46,8 @@ pub struct Desk<'a> {
     pub snapshot: &'a Snapshot,
     pub issuers: &'a Issuers,
     pub limits: &'a Limits,
+    /// what AuthZEN asks instead of the snapshot, where the deployment has such a folder
+    pub domain: Option<&'a Domain>,
     /// the principals that asked this snapshot lately; without, each is made anew
     pub standings: Option<&'a Standings>,
     /// whether a key that is not at hand is no key: nobody can fetch it, or somebody just did
@@ -60,7 +63,17 @@ pub struct Desk<'a> {
 impl<'a> Desk<'a> {
     /// One question by itself: no caches, no ids, and nobody who could fetch a key.
     pub fn alone(snapshot: &'a Snapshot, issuers: &'a Issuers, limits: &'a Limits, now: i64) -> Desk<'a> {
-        Desk { snapshot, issuers, limits, standings: None, keys_are_final: true, brought: None, now, ids: &String::new }
+        Desk {
+            snapshot,
+            issuers,
+            limits,
+            domain: None,
+            standings: None,
+            keys_are_final: true,
+            brought: None,
+            now,
+            ids: &String::new,
+        }
     }
 }
 

@@ -28,6 +28,8 @@ pub struct Service {
     proxy: proxy::Settings,
     /// where stored resources are read that a proxy does not have
     upstream: Option<Arc<Upstream>>,
+    /// under which clients know AuthZEN's endpoints
+    authzen_url: Option<String>,
     counters: Counters,
 }
 
@@ -77,9 +79,10 @@ impl Service {
         limits: api::Limits,
         proxy: proxy::Settings,
         upstream: Option<Upstream>,
+        authzen_url: Option<String>,
     ) -> Arc<Service> {
         let upstream = upstream.map(Arc::new);
-        Arc::new(Service { serving, limits, proxy, upstream, counters: Counters::default() })
+        Arc::new(Service { serving, limits, proxy, upstream, authzen_url, counters: Counters::default() })
     }
 
     /// The answer to one HTTP request.
@@ -91,7 +94,7 @@ impl Service {
             ("/access/v1/evaluation", "POST") => self.decide(&ask, authzen::evaluation).await,
             ("/access/v1/evaluations", "POST") => self.decide(&ask, authzen::evaluations).await,
             ("/access/v1/search/action", "POST") => self.decide(&ask, authzen::actions).await,
-            ("/.well-known/authzen-configuration", "GET" | "HEAD") => Ok(configuration(&ask)),
+            ("/.well-known/authzen-configuration", "GET" | "HEAD") => Ok(self.configuration(&ask)),
             ("/forward-auth", _) => Ok(self.forwarded_by(&ask, proxy::forward_auth).await),
             (path, _) if path.starts_with(proxy::EXT_AUTHZ) => Ok(self.forwarded_by(&ask, proxy::ext_authz).await),
             ("/v1/policies", "GET" | "HEAD") => Ok(policies(&self.serving.state().snapshot)),
@@ -101,10 +104,8 @@ impl Service {
             ("/healthz", "GET" | "HEAD") => Ok(text(200, "alive\n".to_owned())),
             ("/readyz", "GET" | "HEAD") => Ok(self.ready()),
             ("/metrics", "GET" | "HEAD") => Ok(text(200, self.metrics())),
-            ("/access/v1/search/subject" | "/access/v1/search/resource", "POST") => Err((
-                ApiError::new(404, "not-offered", "what subjects and resources there are is not known here"),
-                None,
-            )),
+            ("/access/v1/search/subject", "POST") => self.decide(&ask, authzen::subjects).await,
+            ("/access/v1/search/resource", "POST") => self.decide(&ask, authzen::resources).await,
             (path, _) if !PATHS.contains(&path) => {
                 Err((ApiError::new(404, "not-found", "there is nothing at this path"), None))
             }
@@ -195,6 +196,7 @@ impl Service {
                 snapshot: &state.snapshot,
                 issuers: &issuers,
                 limits: &self.limits,
+                domain: state.domain.as_ref(),
                 standings: Some(&state.standings),
                 keys_are_final: rounds == KEY_ROUNDS_MAX,
                 brought: self.upstream.is_some().then_some(brought.as_slice()),
@@ -228,6 +230,14 @@ impl Service {
             resource_type = summary.resource_type,
             "decided"
         );
+    }
+
+    /// `GET /.well-known/authzen-configuration`: by the name under which it was asked for, unless another is set.
+    fn configuration(&self, ask: &Ask) -> Answer {
+        let host = ask.headers.get("host").and_then(|host| host.to_str().ok()).unwrap_or("localhost");
+        let base = self.authzen_url.clone().unwrap_or_else(|| format!("http://{host}"));
+        let body = authzen::configuration(&base, self.serving.state().domain.is_some()).to_string();
+        Answer { status: 200, headers: Vec::new(), body: body.into_bytes() }
     }
 
     fn ready(&self) -> Answer {
@@ -288,20 +298,15 @@ fn request_id(ask: &Ask) -> Option<Result<&str, hyper::header::ToStrError>> {
     ask.headers.get("x-request-id").map(|id| id.to_str())
 }
 
-/// `GET /.well-known/authzen-configuration`: by the name under which it was asked for.
-fn configuration(ask: &Ask) -> Answer {
-    let host = ask.headers.get("host").and_then(|host| host.to_str().ok()).unwrap_or("localhost");
-    let body = authzen::configuration(&format!("http://{host}")).to_string();
-    Answer { status: 200, headers: Vec::new(), body: body.into_bytes() }
-}
-
 fn is_json(ask: &Ask) -> Result<(), ApiError> {
     let content_type = ask.headers.get("content-type").and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = content_type.split(';').next().unwrap_or_default().trim();
     if ["application/json", "application/fhir+json"].iter().any(|known| essence.eq_ignore_ascii_case(known)) {
         return Ok(());
     }
-    Err(ApiError::new(415, "unsupported-media-type", "send `Content-Type: application/json`"))
+    // AuthZEN has one word for all that is wrong with a request
+    let status = if ask.path.starts_with("/access/") { 400 } else { 415 };
+    Err(ApiError::new(status, "unsupported-media-type", "send `Content-Type: application/json`"))
 }
 
 fn not_allowed(methods: &'static str) -> (ApiError, Option<&'static str>) {

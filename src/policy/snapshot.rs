@@ -408,27 +408,30 @@ fn schema_of<'t>(
 }
 
 fn revision(folder: &Folder, files: &BTreeMap<&str, &str>, settings: &Settings) -> Revision {
-    let mut digest = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
-    let mut part = |bytes: &[u8]| {
-        // the length before the bytes, so that no two folders give the same stream
-        digest.update(&(bytes.len() as u64).to_be_bytes());
-        digest.update(bytes);
+    let settings = format!("{settings:?}");
+    let decides = |path: &str| {
+        files.contains_key(path) || path == CLAIMS || (path.ends_with(".cedarschema") && path != schema::COPY)
     };
-    part(format!("{settings:?}").as_bytes());
-    for (path, bytes) in &folder.0 {
-        let decides = files.contains_key(path.as_str())
-            || path == CLAIMS
-            || (path.ends_with(".cedarschema") && path != schema::COPY);
-        if decides {
-            part(path.as_bytes());
-            part(bytes);
-        }
-    }
-    let hex: String = digest.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    Revision(format!("sha256:{hex}"))
+    let parts =
+        folder.0.iter().filter(|(path, _)| decides(path)).map(|(path, bytes)| (path.as_str(), bytes.as_slice()));
+    Revision::of([("settings", settings.as_bytes())].into_iter().chain(parts))
 }
 
-fn text<'b>(path: &str, bytes: &'b [u8]) -> Result<&'b str, Finding> {
+impl Revision {
+    /// Of named parts in this order.
+    pub(crate) fn of<'p>(parts: impl IntoIterator<Item = (&'p str, &'p [u8])>) -> Revision {
+        let mut digest = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+        // the length before the bytes, so that no two folders give the same stream
+        for bytes in parts.into_iter().flat_map(|(name, bytes)| [name.as_bytes(), bytes]) {
+            digest.update(&(bytes.len() as u64).to_be_bytes());
+            digest.update(bytes);
+        }
+        let hex: String = digest.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        Revision(format!("sha256:{hex}"))
+    }
+}
+
+pub(crate) fn text<'b>(path: &str, bytes: &'b [u8]) -> Result<&'b str, Finding> {
     std::str::from_utf8(bytes).map_err(|error| {
         let valid = bytes.get(..error.valid_up_to()).unwrap_or_default();
         let at = position(&String::from_utf8_lossy(valid), error.valid_up_to());
@@ -436,12 +439,12 @@ fn text<'b>(path: &str, bytes: &'b [u8]) -> Result<&'b str, Finding> {
     })
 }
 
-fn finding(file: &str, (line, column): (usize, usize), message: String, help: Option<String>) -> Finding {
+pub(crate) fn finding(file: &str, (line, column): (usize, usize), message: String, help: Option<String>) -> Finding {
     Finding { file: file.to_owned(), line, column, message, help }
 }
 
 /// Cedar's diagnostic, at its first label.
-fn from_diagnostic(file: &str, text: &str, diagnostic: &dyn Diagnostic) -> Finding {
+pub(crate) fn from_diagnostic(file: &str, text: &str, diagnostic: &dyn Diagnostic) -> Finding {
     let label = diagnostic.labels().and_then(|mut labels| labels.next());
     let at = label.as_ref().map_or((0, 0), |label| position(text, label.offset()));
     let mut message = diagnostic.to_string();

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arc_swap::ArcSwap;
 
 use crate::embedded;
+use crate::engine::domain::Domain;
 use crate::engine::standing::Standings;
 use crate::fhir::action::Action;
 use crate::finding::Finding;
@@ -21,11 +22,22 @@ pub struct State {
     pub snapshot: Snapshot,
     pub keys: KeyRing,
     pub standings: Standings,
+    /// the policies of AuthZEN, where they are others
+    pub domain: Option<Domain>,
+}
+
+/// Where policies come from.
+#[derive(Debug, Clone, Default)]
+pub struct Origin {
+    /// none: the policies that the binary carries
+    pub policies: Option<PathBuf>,
+    /// a folder of AuthZEN's own
+    pub domain: Option<PathBuf>,
 }
 
 /// The state in force, and where the next one comes from.
 pub struct Serving {
-    origin: Option<PathBuf>,
+    origin: Origin,
     settings: Settings,
     state: ArcSwap<State>,
     loads: AtomicU64,
@@ -33,9 +45,9 @@ pub struct Serving {
 }
 
 impl Serving {
-    /// Loads the policies of `origin`, or those that the binary carries.
-    pub fn start(origin: Option<PathBuf>, settings: Settings) -> Result<Serving, Vec<Finding>> {
-        let state = ArcSwap::from_pointee(load(origin.as_deref(), &settings, None)?);
+    /// Loads the policies.
+    pub fn start(origin: Origin, settings: Settings) -> Result<Serving, Vec<Finding>> {
+        let state = ArcSwap::from_pointee(load(&origin, &settings, None)?);
         Ok(Serving { origin, settings, state, loads: AtomicU64::new(1), refusals: AtomicU64::new(0) })
     }
 
@@ -45,7 +57,7 @@ impl Serving {
 
     /// Loads again, and swaps the state in where it loads; says what is wrong where it does not.
     pub fn reload(&self) -> Result<Arc<State>, Vec<Finding>> {
-        let loaded = load(self.origin.as_deref(), &self.settings, Some(&self.state().keys));
+        let loaded = load(&self.origin, &self.settings, Some(&self.state().keys));
         let counter = if loaded.is_ok() { &self.loads } else { &self.refusals };
         counter.fetch_add(1, Ordering::Relaxed);
         let state = Arc::new(loaded?);
@@ -59,8 +71,8 @@ impl Serving {
     }
 }
 
-fn load(origin: Option<&Path>, settings: &Settings, previous: Option<&KeyRing>) -> Result<State, Vec<Finding>> {
-    let read = match origin {
+fn load(origin: &Origin, settings: &Settings, previous: Option<&KeyRing>) -> Result<State, Vec<Finding>> {
+    let read = match &origin.policies {
         Some(path) => folder::read(path).map_err(|error| vec![Finding::of_file(path.display(), error)])?,
         None => embedded::folder(),
     };
@@ -68,8 +80,15 @@ fn load(origin: Option<&Path>, settings: &Settings, previous: Option<&KeyRing>) 
     // made here, so that no search waits for it
     snapshot.schema(Action::SEARCH_TYPE);
     let issuers = Issuers::new(snapshot.rules.issuers().to_vec());
-    let base = origin.unwrap_or(Path::new("."));
+    let domain = match &origin.domain {
+        Some(path) => {
+            let read = folder::read(path).map_err(|error| vec![Finding::of_file(path.display(), error)])?;
+            Some(Domain::load(&read)?)
+        }
+        None => None,
+    };
+    let base = origin.policies.as_deref().unwrap_or(Path::new("."));
     let keys = KeyRing::load(issuers, base, previous)
         .map_err(|error| vec![Finding::of_file(crate::policy::snapshot::CLAIMS, error)])?;
-    Ok(State { snapshot, keys, standings: Standings::default() })
+    Ok(State { snapshot, keys, standings: Standings::default(), domain })
 }

@@ -105,25 +105,27 @@ fn what_is_malformed_is_an_error() {
         |asks| asks["action"]["name"] = json!("can_read"),
         "400 no FHIR interaction or `$operation` on such a resource at /action/name",
     );
-    check(
-        |asks| asks["subject"]["properties"]["roles"] = json!([]),
-        "400 unknown field; known here: claims, token at /subject/properties/roles",
-    );
-    check(
-        |asks| asks["context"] = json!({ "emergncy": true }),
-        "400 unknown field; known here: purposeOfUse, emergency, sourceAddress, server at /context/emergncy",
-    );
-    check(
-        |asks| asks["evaluations"] = json!([]),
-        "400 unknown field; known here: subject, action, resource, context at /evaluations",
-    );
+}
+
+/// As the specification wants it; and none of them makes an answer `true`.
+#[test]
+fn what_is_not_known_is_ignored() {
+    for (action, expected) in [("read", true), ("delete", false)] {
+        let mut asks = request(reader(), action, "Observation", "55");
+        asks["subject"]["properties"]["roles"] = json!(["admin"]);
+        asks["context"] = json!({ "emergncy": true, "enforces": ["filter"] });
+        asks["resource"]["properties"] = json!({ "owner": "u" });
+        asks["enforces"] = json!(["filter", "checkResults", "redact"]);
+        asks["evaluations"] = json!([]);
+        assert_eq!(asked(evaluation, &asks).unwrap()["decision"], json!(expected), "{action}");
+    }
 }
 
 #[test]
 fn evaluations_share_defaults_and_stop_as_they_are_told() {
     let decisions = |semantic: Option<&str>| {
         let mut asks = json!({ "subject": reader(), "action": { "name": "read" }, "resource": { "type": "Patient", "id": "1" },
-            "evaluations": [{}, { "action": { "name": "delete" } }, { "subject": app() }, { "resource": { "type": "Observation" } }, { "action": { "name": "vread" } }] });
+            "evaluations": [{}, { "action": { "name": "delete" } }, { "subject": app() }, { "resource": { "type": 7 } }, { "action": { "name": "vread" } }] });
         if let Some(semantic) = semantic {
             asks["options"] = json!({ "evaluations_semantic": semantic });
         }
@@ -167,7 +169,7 @@ fn the_actions_on_a_resource() {
 
 #[test]
 fn the_configuration_names_what_is_there() {
-    let configuration = configuration("http://127.0.0.1:8180");
+    let configuration = configuration("http://127.0.0.1:8180", false);
     assert_eq!(configuration["access_evaluation_endpoint"], "http://127.0.0.1:8180/access/v1/evaluation");
     assert!(configuration.get("search_subject_endpoint").is_none());
 }

@@ -5,6 +5,8 @@ mod architecture;
 #[cfg(test)]
 mod authzen;
 #[cfg(test)]
+mod domain;
+#[cfg(test)]
 mod embedded;
 #[cfg(test)]
 mod engine;

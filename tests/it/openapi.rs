@@ -7,7 +7,7 @@ use cedarward::http::api;
 use cedarward::http::proxy::Settings;
 use cedarward::http::server::{Answer, Ask};
 use cedarward::http::service::{OPENAPI, PATHS, Service};
-use cedarward::sources::serving::Serving;
+use cedarward::sources::serving::{Origin, Serving};
 use hyper::body::Bytes;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -21,8 +21,8 @@ struct Described {
 }
 
 fn described() -> Described {
-    let serving = Serving::start(None, settings()).unwrap_or_else(|findings| panic!("{findings:#?}"));
-    let service = Service::new(Arc::new(serving), api::Limits::default(), Settings::default(), None);
+    let serving = Serving::start(Origin::default(), settings()).unwrap_or_else(|findings| panic!("{findings:#?}"));
+    let service = Service::new(Arc::new(serving), api::Limits::default(), Settings::default(), None, None);
     Described { document: serde_json::from_str(OPENAPI).unwrap(), service }
 }
 
