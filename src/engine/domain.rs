@@ -81,11 +81,10 @@ impl Domain {
             None => Err(finding(name, (0, 0), "the folder has no such file".to_owned(), None)),
         };
         let schema = read(SCHEMA).and_then(|source| {
-            let parsed = Schema::from_cedarschema_str(source).and_then(|(schema, _)| {
-                let (fragment, _) = SchemaFragment::from_cedarschema_str(source)?;
-                Ok((schema, fragment))
-            });
-            parsed.map_err(|error| from_diagnostic(SCHEMA, source, &error))
+            let wrong = |error: &dyn miette::Diagnostic| from_diagnostic(SCHEMA, source, error);
+            let (fragment, _) = SchemaFragment::from_cedarschema_str(source).map_err(|error| wrong(&error))?;
+            let schema = Schema::from_schema_fragments([fragment.clone()]).map_err(|error| wrong(&error))?;
+            Ok((schema, fragment))
         });
         let (schema, fragment) = match schema {
             Ok(parsed) => parsed,
