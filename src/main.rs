@@ -224,7 +224,7 @@ async fn run(config: Config) -> Outcome {
     let service = Service::new(Arc::clone(&serving), config.api, config.proxy, upstream, config.authzen_url);
     tracing::info!(%address, revision = %serving.state().snapshot.revision, "ready");
     print(&format!("listening on http://{address}\n"))?;
-    let handler = Grpc::new(service, config.server.body_bytes_max);
+    let handler = Grpc::new(service, config.server.body_bytes_max, config.server.calls_bytes_max);
     server::serve(listener, config.server, handler, stop).await.map_err(|error| Stop(error.to_string(), 2))?;
     tracing::info!("stopped");
     Ok(0)

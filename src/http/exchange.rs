@@ -265,7 +265,7 @@ impl Check {
             _ => {}
         }
         if is_all {
-            return Head::Go;
+            return if is_of_one { Head::Stop(refusal("the access is not permitted")) } else { Head::Go };
         }
         let value = |name: &str| headers.iter().find(|(known, _)| *known == name).map(|(_, value)| *value);
         let essence = |value: &[u8]| {
@@ -326,6 +326,16 @@ pub enum Passed {
 }
 
 impl Answering {
+    /// Bytes of the answer that are kept until they can be judged.
+    pub fn held(&self) -> usize {
+        match &self.body {
+            Body::Unknown { text, pieces, .. } => text.len() + pieces.held(),
+            Body::Found { pieces, .. } => pieces.held(),
+            Body::Whole(text) => text.len(),
+            Body::Done => 0,
+        }
+    }
+
     /// Takes the next bytes of the body.
     pub fn push(&mut self, snapshot: &Snapshot, bytes: &[u8], is_end: bool) -> Passed {
         match self.pushed(snapshot, bytes, is_end) {

@@ -32,6 +32,7 @@ use futures_util::Stream;
 use futures_util::stream::try_unfold;
 use hyper::body::Incoming;
 use hyper::{Request, Response};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::codegen::Service as _;
 use tonic::{Code, Status, Streaming};
 
@@ -46,17 +47,21 @@ use crate::sources::serving::State;
 pub struct Grpc {
     service: Arc<Service>,
     body_bytes_max: usize,
+    /// KiB that all exchanges together may hold back
+    memory: Arc<Semaphore>,
 }
 
 /// In one message to Envoy, as its API recommends.
 const CHUNK_BYTES: usize = 64 * 1024;
+const KIB: usize = 1024;
 /// A message holds more than a body's chunk: headers, and of `ext_authz` the body.
 const MESSAGE_BYTES_BEYOND_BODY: usize = 256 * 1024;
 
 impl Grpc {
-    /// `body_bytes_max`: of a request.
-    pub fn new(service: Arc<Service>, body_bytes_max: usize) -> Grpc {
-        Grpc { service, body_bytes_max }
+    /// `body_bytes_max`: of a request. `held_bytes_max`: of requests and answers that wait to be whole, all together.
+    pub fn new(service: Arc<Service>, body_bytes_max: usize, held_bytes_max: usize) -> Grpc {
+        let memory = Arc::new(Semaphore::new((held_bytes_max / KIB).min(Semaphore::MAX_PERMITS)));
+        Grpc { service, body_bytes_max, memory }
     }
 }
 
@@ -173,6 +178,7 @@ impl ExternalProcessor for Grpc {
             messages: request.into_inner(),
             is_configured: false,
             phase: Phase::Begin,
+            place: None,
             responses: VecDeque::new(),
         };
         let next = |mut pass: Pass| async move {
@@ -193,6 +199,8 @@ struct Pass {
     messages: Streaming<ProcessingRequest>,
     is_configured: bool,
     phase: Phase,
+    /// in the memory that exchanges share
+    place: Option<OwnedSemaphorePermit>,
     responses: VecDeque<Respond>,
 }
 
@@ -247,6 +255,8 @@ impl Pass {
             ) => {
                 if body.len().saturating_add(chunk.len()) > self.grpc.body_bytes_max {
                     self.stop(proxy::failed(413))
+                } else if !self.holds(body.len() + chunk.len()) {
+                    self.stop(proxy::failed(503))
                 } else {
                     body.extend(chunk);
                     match end_of_stream {
@@ -273,6 +283,24 @@ impl Pass {
             (_, Some(_)) => return Err(Status::failed_precondition("a message out of its order")),
         };
         Ok(())
+    }
+
+    /// Whether there is room to hold back so many bytes.
+    fn holds(&mut self, bytes: usize) -> bool {
+        let wanted = bytes.div_ceil(KIB);
+        let had = self.place.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        if wanted < had {
+            // given back as it is dropped
+            drop(self.place.as_mut().and_then(|place| place.split(had - wanted)));
+            return true;
+        }
+        let Ok(more) = u32::try_from(wanted - had) else { return false };
+        match (Arc::clone(&self.grpc.memory).try_acquire_many_owned(more), &mut self.place) {
+            (Ok(more), Some(place)) => place.merge(more),
+            (Ok(more), none) => *none = Some(more),
+            (Err(_), _) => return false,
+        }
+        true
     }
 
     /// The request is whole.
@@ -361,7 +389,9 @@ impl Pass {
         is_end: bool,
         has_trailers: bool,
     ) -> Result<Phase, Status> {
-        match answering.push(&self.state.snapshot, bytes, is_end) {
+        let passed = answering.push(&self.state.snapshot, bytes, is_end);
+        let passed = if self.holds(answering.held()) { passed } else { Passed::Stop(proxy::failed(503)) };
+        match passed {
             Passed::Held => Ok(Phase::Answering(answering, is_begun)),
             Passed::Stop(_) if is_begun => Err(Status::aborted("the answer cannot be checked to its end")),
             Passed::Stop(reply) => Ok(self.stop(reply)),

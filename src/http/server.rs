@@ -58,6 +58,8 @@ pub struct Limits {
     pub requests_max: usize,
     /// gRPC calls in work at a time, from their first byte to the last of their answer. Over it: UNAVAILABLE.
     pub calls_max: usize,
+    /// What gRPC calls hold back until it is whole, all together.
+    pub calls_bytes_max: usize,
     /// From a head's first byte to its last, and from a connection's opening to its first byte.
     pub head_timeout: Duration,
     /// From a head to its body's last byte, and for a client to take the next bytes of its answer.
@@ -80,6 +82,7 @@ impl Default for Limits {
             connections_max: 4096,
             requests_max: 1024,
             calls_max: 1024,
+            calls_bytes_max: 256 * 1024 * 1024,
             head_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
             request_timeout: Duration::from_secs(10),

@@ -79,6 +79,11 @@ impl Pieces {
         Ok(pieces)
     }
 
+    /// Bytes of the piece that has begun.
+    pub fn held(&self) -> usize {
+        self.text.len()
+    }
+
     /// Whether the object is complete.
     pub fn is_whole(&self) -> bool {
         self.state == State::End
