@@ -49,7 +49,7 @@ def caddy(folder, upstream, decides, port):
 def envoy(name):
     def make(folder, upstream, decides, port):
         text = (ROOT / f"docs/proxies/{name}.yaml").read_text()
-        listens = {"envoy-grpc": 8083, "envoy-ext-proc": 8084}[name]
+        listens = {"envoy-http": 8085, "envoy-grpc": 8083, "envoy-ext-proc": 8084}[name]
         for known, ours in [(listens, port), (8080, upstream), (8180, decides)]:
             text = text.replace(f"port_value: {known} ", f"port_value: {ours} ")
         (folder / f"{name}.yaml").write_text(text)
@@ -62,6 +62,7 @@ def envoy(name):
 PROXIES = {
     "nginx": (nginx, "X-Original"),
     "caddy": (caddy, "X-Forwarded"),
+    "envoy-http": (envoy("envoy-http"), None),
     "envoy-grpc": (envoy("envoy-grpc"), None),
     "envoy-ext-proc": (envoy("envoy-ext-proc"), None),
 }
