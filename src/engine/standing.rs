@@ -1,10 +1,11 @@
 //! A principal ready to be asked about, and what was found about it; and the principals that asked lately.
-//! Hides both caches. INVARIANT: they never change an answer: what is kept depends on nothing but its key
+//! Hides the caches. INVARIANT: they never change an answer: what is kept depends on nothing but its key
 //! (`tests/it/engine.rs` asks with them and without).
+//! INVARIANT: a token is known by a hash of all of it, and for as long as verifying it again would say the same.
 //! INVARIANT: principals are kept by a hash of all their claims and of how these were vouched for, within one snapshot.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::claims::rules::Principal;
 use crate::engine::decide::Verdict;
@@ -12,7 +13,8 @@ use crate::engine::entities::{EntityError, Facts, Views};
 use crate::engine::residual::Formula;
 use crate::fhir::action::Action;
 use crate::fhir::operation::AccessRole;
-use crate::token::jws::Claims;
+use crate::token::issuers::Issuers;
+use crate::token::jws::{Claims, Validity};
 
 /// Answers of a kind kept for one principal; at the next one all are dropped.
 const ANSWERS_MAX: usize = 512;
@@ -89,40 +91,76 @@ fn remembered<T: Clone>(memory: &Memory<T>, asked: Asked, find: impl FnOnce() ->
     found
 }
 
-type Shard = Mutex<HashMap<[u8; 32], Arc<Standing>>>;
+/// What is kept under hashes: spread over shards, so that threads seldom meet.
+struct Shards<T>([Mutex<HashMap<[u8; 32], T>>; SHARDS]);
 
-/// The principals that asked lately, of one snapshot.
+impl<T> Default for Shards<T> {
+    fn default() -> Shards<T> {
+        Shards(std::array::from_fn(|_| Mutex::default()))
+    }
+}
+
+impl<T: Clone> Shards<T> {
+    fn lock(&self, key: &[u8; 32]) -> Option<MutexGuard<'_, HashMap<[u8; 32], T>>> {
+        let shard = key.first().and_then(|first| self.0.get(usize::from(*first) % SHARDS));
+        shard.map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn get(&self, key: &[u8; 32]) -> Option<T> {
+        self.lock(key)?.get(key).cloned()
+    }
+
+    fn keep(&self, key: [u8; 32], value: T) {
+        if let Some(mut shard) = self.lock(&key) {
+            if shard.len() >= PRINCIPALS_MAX {
+                shard.clear();
+            }
+            shard.insert(key, value);
+        }
+    }
+}
+
+/// The principals that asked lately, of one snapshot; and whose tokens are known.
 #[derive(Default)]
 pub struct Standings {
-    shards: [Shard; SHARDS],
+    principals: Shards<Arc<Standing>>,
+    tokens: Shards<(Validity, Arc<Standing>)>,
 }
 
 impl Standings {
     /// The standing of these claims, by an earlier call or by `make`.
     pub fn of<E>(&self, claims: &Claims, make: impl FnOnce() -> Result<Standing, E>) -> Result<Arc<Standing>, E> {
         let key = key(claims);
-        let shard = key.first().and_then(|first| self.shards.get(usize::from(*first) % SHARDS));
-        let lock = || shard.map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner));
-        if let Some(known) = lock().and_then(|shard| shard.get(&key).cloned()) {
+        if let Some(known) = self.principals.get(&key) {
             return Ok(known);
         }
         let standing = Arc::new(make()?);
-        if let Some(mut shard) = lock() {
-            if shard.len() >= PRINCIPALS_MAX {
-                shard.clear();
-            }
-            shard.insert(key, Arc::clone(&standing));
-        }
+        self.principals.keep(key, Arc::clone(&standing));
         Ok(standing)
+    }
+
+    /// Whose token this is, where it was verified before and would be again.
+    pub fn of_token(&self, token: &str, issuers: &Issuers, now: i64) -> Option<Arc<Standing>> {
+        let (validity, standing) = self.tokens.get(&digest(&[token.as_bytes()]))?;
+        validity.holds(issuers, now).then_some(standing)
+    }
+
+    /// Remembers a token that was verified.
+    pub fn keep_token(&self, token: &str, validity: Validity, standing: Arc<Standing>) {
+        self.tokens.keep(digest(&[token.as_bytes()]), (validity, standing));
     }
 }
 
 /// SHA-256 over the whole payload, keys in order, and over whether it was verified here.
 fn key(claims: &Claims) -> [u8; 32] {
-    let mut digest = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
-    digest.update(&[u8::from(claims.is_verified())]);
     // JSON of strings, numbers and maps always serializes
-    digest.update(&serde_json::to_vec(claims.payload()).unwrap_or_default());
+    let payload = serde_json::to_vec(claims.payload()).unwrap_or_default();
+    digest(&[&[u8::from(claims.is_verified())], &payload])
+}
+
+fn digest(parts: &[&[u8]]) -> [u8; 32] {
+    let mut digest = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+    parts.iter().for_each(|part| digest.update(part));
     let mut key = [0; 32];
     key.copy_from_slice(digest.finish().as_ref());
     key

@@ -418,31 +418,38 @@ impl<'v> Asker<'v> {
 
     /// Who asks; or, for the client, why the token is no good.
     pub(super) fn standing(&self, desk: &Desk<'_>) -> Result<Result<Arc<Standing>, String>, Lacking> {
-        let claims = match self.who {
+        let (claims, verified) = match self.who {
             Bearer::Claims(payload) => {
                 let claims = Claims::vouched(payload.clone());
                 if let Err(error) = claims.judge_times_form() {
                     return Ok(Err(error.to_string()));
                 }
-                claims
+                (claims, None)
             }
-            Bearer::Nobody => Claims::vouched(Map::new()),
-            Bearer::Token(token) => match jws::verify(token, desk.issuers, &desk.limits.token, desk.now) {
-                Ok(claims) => claims,
-                Err(TokenError::KeyUnknown { issuer_index }) if !desk.keys_are_final => {
-                    return Err(Lacking::Key(issuer_index));
+            Bearer::Nobody => (Claims::vouched(Map::new()), None),
+            Bearer::Token(token) => {
+                if let Some(known) = desk.standings.and_then(|known| known.of_token(token, desk.issuers, desk.now)) {
+                    return Ok(Ok(known));
                 }
-                Err(error) => return Ok(Err(error.to_string())),
-            },
+                match jws::verify_for_long(token, desk.issuers, &desk.limits.token, desk.now) {
+                    Ok((claims, validity)) => (claims, Some((token, validity))),
+                    Err(TokenError::KeyUnknown { issuer_index }) if !desk.keys_are_final => {
+                        return Err(Lacking::Key(issuer_index));
+                    }
+                    Err(error) => return Ok(Err(error.to_string())),
+                }
+            }
         };
         let make = || {
             let principal = desk.snapshot.rules.principal(&claims, &desk.snapshot.request.bases);
             Standing::of(principal.map_err(|refusal| refusal.message)?).map_err(|error| error.to_string())
         };
-        Ok(match desk.standings {
-            Some(standings) => standings.of(&claims, make),
-            None => make().map(Arc::new),
-        })
+        let Some(standings) = desk.standings else { return Ok(make().map(Arc::new)) };
+        let standing = standings.of(&claims, make);
+        if let (Ok(standing), Some((token, validity))) = (&standing, verified) {
+            standings.keep_token(token, validity, Arc::clone(standing));
+        }
+        Ok(standing)
     }
 }
 

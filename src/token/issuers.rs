@@ -48,13 +48,13 @@ impl Issuers {
     }
 
     /// The entry for a token's `iss` and `tid`: an exact one before a template, the first of each.
-    pub fn find(&self, issuer: &str, tenant: Option<&str>) -> Option<(usize, &Issuer, &Keys)> {
+    pub fn find(&self, issuer: &str, tenant: Option<&str>) -> Option<(usize, &Issuer, &Arc<Keys>)> {
         let matching = |template: bool| {
             self.entries.iter().enumerate().find(move |(_, (entry, _))| {
                 entry.pattern.is_template() == template && entry.pattern.matches(issuer, tenant)
             })
         };
-        matching(false).or_else(|| matching(true)).map(|(index, (entry, keys))| (index, &**entry, &**keys))
+        matching(false).or_else(|| matching(true)).map(|(index, (entry, keys))| (index, &**entry, keys))
     }
 }
 

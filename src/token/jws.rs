@@ -7,6 +7,7 @@
 //! Source: RFC 7515 (JWS), RFC 7519 (JWT), RFC 7797 (`b64`), RFC 8725 (best practices), RFC 9068 (`at+jwt`).
 
 use std::fmt;
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -14,12 +15,22 @@ use jsonwebtoken::EncodingKey;
 use serde_json::{Map, Value};
 
 use crate::json::{self, JsonError, JsonErrorKind};
-use crate::token::issuers::{Algorithm, Choice, Issuer, IssuerError, Issuers, Wanted};
+use crate::token::issuers::{Algorithm, Choice, Issuer, IssuerError, Issuers, Keys, Wanted};
 
 /// Verifies a token against the issuers that are trusted. `now` in seconds since 1970.
 ///
 /// [`TokenError::KeyUnknown`] asks for newer keys of that issuer; whoever can bring them asks again.
 pub fn verify(token: &str, issuers: &Issuers, limits: &Limits, now: i64) -> Result<Claims, TokenError> {
+    verify_for_long(token, issuers, limits, now).map(|(claims, _)| claims)
+}
+
+/// As [`verify`], and how long the answer stays: whoever remembers it need not verify again.
+pub fn verify_for_long(
+    token: &str,
+    issuers: &Issuers,
+    limits: &Limits,
+    now: i64,
+) -> Result<(Claims, Validity), TokenError> {
     let parts = Parts::split(token, limits)?;
     let header = parts.header(limits)?;
     let (algorithm, kid) = judge_header(&header)?;
@@ -51,7 +62,39 @@ pub fn verify(token: &str, issuers: &Issuers, limits: &Limits, now: i64) -> Resu
     judge_times(&payload, issuer, now)?;
     judge_audience(&payload, issuer)?;
     judge_use(&payload)?;
-    Ok(Claims { payload, verified: true })
+    let validity = Validity::of(&payload, issuer_index, issuer, Arc::clone(keys))?;
+    Ok((Claims { payload, verified: true }, validity))
+}
+
+/// Under which circumstances a token that was verified is valid still: by the same keys, between two moments.
+#[derive(Clone)]
+pub struct Validity {
+    issuer_index: usize,
+    keys: Arc<Keys>,
+    /// seconds since 1970, leeway included
+    from: f64,
+    until: f64,
+}
+
+impl Validity {
+    fn of(
+        payload: &Map<String, Value>,
+        issuer_index: usize,
+        issuer: &Issuer,
+        keys: Arc<Keys>,
+    ) -> Result<Validity, TokenError> {
+        let leeway = issuer.leeway_seconds as f64;
+        let date = |claim| numeric_date(payload, claim);
+        let from = date("nbf")?.unwrap_or(0.0).max(date("iat")?.unwrap_or(0.0)) - leeway;
+        let until = date("exp")?.map_or(f64::INFINITY, |expiry| expiry + leeway);
+        Ok(Validity { issuer_index, keys, from, until })
+    }
+
+    /// Whether [`verify`] would still say yes to the same token.
+    pub fn holds(&self, issuers: &Issuers, now: i64) -> bool {
+        let keys = issuers.iter().nth(self.issuer_index).map(|(_, keys)| keys);
+        keys.is_some_and(|keys| Arc::ptr_eq(keys, &self.keys)) && self.from <= now as f64 && (now as f64) < self.until
+    }
 }
 
 /// Reads a token's form and verifies nothing: for showing it to the person who holds it.

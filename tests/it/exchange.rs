@@ -82,14 +82,15 @@ fn forbidden_and_not_found_look_the_same() {
     let front = fronted();
     let go = || front.went(&app(), "GET", "/fhir/Observation/55", "");
     let own = observation("55", "123").to_string();
-    assert_eq!(front.answered(go(), 200, &own, &[7]), Ok(own));
+    assert_eq!(front.answered(go(), 200, &own, &[7]), Ok(own.clone()));
     let others = front.answered(go(), 200, &observation("55", "456").to_string(), &[7]);
     let outcome = r#"{"resourceType":"OperationOutcome","issue":[]}"#;
     let absent = front.answered(go(), 404, outcome, &[]);
     assert_eq!(others, absent);
     assert!(matches!(absent, Err(Some(Reply { status: 403, .. }))));
-    for status in [301, 304, 410] {
+    for status in [203, 301, 304, 410] {
         assert_eq!(front.answered(go(), status, outcome, &[]), absent, "{status}");
+        assert_eq!(front.answered(go(), status, &own, &[]), absent, "{status}");
     }
     assert!(matches!(front.answered(go(), 500, outcome, &[]), Err(Some(Reply { status: 502, .. }))));
 }

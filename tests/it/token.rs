@@ -4,11 +4,16 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use cedarward::engine::standing::Standings;
+use cedarward::http::api::{self, Desk};
+use cedarward::http::proxy::Settings;
 use cedarward::token::issuers::{Algorithm, Issuer, IssuerPattern, Issuers, KeySource, Keys, KeysError};
 use cedarward::token::jws::{Claims, Limits, MintKey, TokenError, decode, mint, verify};
 use jsonwebtoken::EncodingKey;
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
+
+use crate::proxy::{NOW as FRONT_NOW, front};
 
 const NOW: i64 = 1_800_000_000;
 const SECRET: &[u8] = b"sixty-four bytes of a secret that is published with these tests.";
@@ -456,6 +461,52 @@ proptest! {
         for end in [at, at + 1] {
             let bent = format!("{}{with}{}", token.split_at(at).0, token.split_at(end).1);
             prop_assert_eq!(judged(&bent, &issuers).is_ok(), bent == token);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(64) })]
+
+    /// P5: whatever was asked before, with which keys and when, a token is taken as if it were seen for the first time.
+    #[test]
+    fn remembered_tokens_are_judged_as_new_ones(
+        asked in prop::collection::vec((0..5usize, 0..3usize, 0..6i64), 2..40)
+    ) {
+        let front = front(Settings::default());
+        let sign = |claims: Value| {
+            let key = EncodingKey::from_secret(SECRET);
+            jsonwebtoken::encode(&jsonwebtoken::Header::new(jsonwebtoken::Algorithm::HS256), &claims, &key).unwrap()
+        };
+        let claims = |more: Value| {
+            let mut claims = json!({ "iss": "https://issuer.example", "aud": "api://fhir", "exp": FRONT_NOW + 300, "sub": "u" });
+            claims.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            claims
+        };
+        let reader = sign(claims(json!({ "roles": ["FHIR Data Reader"] })));
+        let (body, _) = reader.rsplit_once('.').unwrap();
+        let tokens = [
+            reader.clone(),
+            sign(claims(json!({ "roles": ["FHIR Data Reader"], "nbf": FRONT_NOW + 100 }))),
+            sign(claims(json!({ "roles": ["FHIR Data Reader"], "iat": FRONT_NOW + 200 }))),
+            sign(claims(json!({ "patient": "123", "scope": "patient/*.rs" }))),
+            format!("{body}.{}", "A".repeat(43)),
+        ];
+        let other = Keys::from_secret(b"another secret of sixty-four bytes, which nobody uses for anything").unwrap();
+        let issuers = [
+            front.issuers.clone(),
+            front.issuers.with_keys(0, Arc::new(other)),
+            front.issuers.with_keys(0, Arc::new(Keys::empty())),
+        ];
+        let limits = api::Limits::default();
+        let standings = Standings::default();
+        for (token, keys, later) in asked {
+            let question = json!({ "token": tokens[token], "request": { "method": "GET", "url": "/Patient" } }).to_string();
+            // the leeway is 60 seconds
+            let alone = Desk::alone(&front.snapshot, &issuers[keys], &limits, FRONT_NOW + 90 * later);
+            let fresh = api::authorize(&alone, question.as_bytes()).unwrap().unwrap().body;
+            let desk = Desk { standings: Some(&standings), ..alone };
+            prop_assert_eq!(api::authorize(&desk, question.as_bytes()).unwrap().unwrap().body, fresh);
         }
     }
 }
