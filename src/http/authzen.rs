@@ -307,6 +307,11 @@ impl Page {
 }
 
 fn several(mut request: Members) -> Result<(Members, Vec<Members>, Semantic), ApiError> {
+    // defaults that every evaluation replaces must be what they should, too
+    for name in ["subject", "action", "resource", "context"] {
+        may_have(&request, "", name)?;
+    }
+    may_have(&request, "", "options")?;
     let semantic = match request.remove("options") {
         None => Semantic::ExecuteAll,
         Some(options) => match options.get("evaluations_semantic").map(Value::as_str) {
