@@ -39,7 +39,7 @@ use tonic::{Code, Status, Streaming};
 use crate::http::exchange::{Answering, Check, Go, Head, Onward, Passed, UNCHECKABLE};
 use crate::http::proxy::{self, Reply, Sent};
 use crate::http::server::{Answer, Ask, Handler, unpanicked};
-use crate::http::service::Service;
+use crate::http::service::{LARGE_BYTES, Service};
 use crate::sources::serving::State;
 
 /// The service as the port has it: its own questions, and Envoy's calls beside.
@@ -389,7 +389,10 @@ impl Pass {
         is_end: bool,
         has_trailers: bool,
     ) -> Result<Phase, Status> {
-        let passed = answering.push(&self.state.snapshot, bytes, is_end);
+        let large = answering.held().saturating_add(bytes.len()) > LARGE_BYTES;
+        let mut push = || answering.push(&self.state.snapshot, bytes, is_end);
+        // so that other exchanges of this thread need not wait for a large part
+        let passed = if large { tokio::task::block_in_place(push) } else { push() };
         let passed = if self.holds(answering.held()) { passed } else { Passed::Stop(proxy::failed(503)) };
         match passed {
             Passed::Held => Ok(Phase::Answering(answering, is_begun)),

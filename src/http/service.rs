@@ -67,7 +67,7 @@ const TAKES_POST: &[&str] = &["/v1/authorize", "/v1/authorize/batch", "/v1/filte
 /// Tokens of one batch may lack the keys of several issuers; each is fetched once, up to this many.
 const KEY_ROUNDS_MAX: usize = 4;
 /// A body that takes longer than other requests should wait.
-const LARGE_BYTES: usize = 256 * 1024;
+pub const LARGE_BYTES: usize = 256 * 1024;
 
 type Authorize = fn(&Desk<'_>, &[u8]) -> Result<Result<Answered, ApiError>, Lacking>;
 /// How a proxy's request is asked about.

@@ -107,6 +107,17 @@ fn what_is_malformed_is_an_error() {
     );
 }
 
+#[test]
+fn a_batch_is_true_where_all_of_it_is_permitted() {
+    for (method, expected) in [("GET", true), ("DELETE", false)] {
+        let entries = json!([{ "request": { "method": "GET", "url": "Patient/1" } }, { "request": { "method": method, "url": "Patient/2" } }]);
+        let mut asks = request(reader(), "batch", "FhirServer", "");
+        asks["resource"]["properties"] =
+            json!({ "proposed": { "resourceType": "Bundle", "type": "batch", "entry": entries } });
+        assert_eq!(asked(evaluation, &asks).unwrap()["decision"], json!(expected), "{method}");
+    }
+}
+
 /// As the specification wants it; and none of them makes an answer `true`.
 #[test]
 fn what_is_not_known_is_ignored() {
