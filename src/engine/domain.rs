@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use cedar_policy::{
     Authorizer, Context, Decision, Entities, Entity, EntityId, EntityTypeName, EntityUid, PolicyId, PolicySet, Request,
-    Schema, SchemaFragment, ValidationMode, Validator,
+    Schema, ValidationMode, Validator, schema_str_to_json_with_resolved_types,
 };
 use serde_json::{Map, Value, json};
 
@@ -24,13 +24,17 @@ pub const SCHEMA: &str = "schema.cedarschema";
 pub const ENTITIES: &str = "entities.json";
 
 const ENTITIES_DEPTH_MAX: usize = 64;
+/// Candidates that one page of a search looks at.
+const EXAMINED_MAX: usize = 10_000;
+/// Steps of one page of a search: a policy that is asked, or an entity that is copied.
+const STEPS_MAX: usize = 2_000_000;
 
 /// Policies, schema and entities that belong together.
 pub struct Domain {
     pub revision: Revision,
     policies: PolicySet,
     schema: Schema,
-    /// the schema as JSON, for the names of attributes
+    /// the schema as JSON, for the names of attributes; every name of a type in full
     shapes: Value,
     entities: Entities,
     /// the entities as they stand in the file, by type and id
@@ -82,11 +86,11 @@ impl Domain {
         };
         let schema = read(SCHEMA).and_then(|source| {
             let wrong = |error: &dyn miette::Diagnostic| from_diagnostic(SCHEMA, source, error);
-            let (fragment, _) = SchemaFragment::from_cedarschema_str(source).map_err(|error| wrong(&error))?;
-            let schema = Schema::from_schema_fragments([fragment.clone()]).map_err(|error| wrong(&error))?;
-            Ok((schema, fragment))
+            let (schema, _) = Schema::from_cedarschema_str(source).map_err(|error| wrong(&error))?;
+            let (shapes, _) = schema_str_to_json_with_resolved_types(source).map_err(|error| wrong(&error))?;
+            Ok((schema, shapes))
         });
-        let (schema, fragment) = match schema {
+        let (schema, shapes) = match schema {
             Ok(parsed) => parsed,
             Err(error) => {
                 findings.push(error);
@@ -107,8 +111,7 @@ impl Domain {
                 None
             }
         };
-        let shapes = fragment.to_json_value().unwrap_or_default();
-        let actions = schema.actions().map(|uid| (uid.id().unescaped().to_owned(), uid.clone())).collect();
+        let actions = actions(&schema, &mut findings);
         match entities {
             Some((entities, stored)) if findings.is_empty() => {
                 let revision = Revision::of(folder.0.iter().map(|(path, bytes)| (path.as_str(), bytes.as_slice())));
@@ -140,6 +143,14 @@ impl Domain {
         known.filter(move |id| after.is_none_or(|after| *id > after))
     }
 
+    /// How many candidates one page of a search looks at: fewer, where each needs entities of its own, which is a copy of all.
+    pub fn examined_max(&self, candidates: &Map<String, Value>, other: Party<'_>) -> usize {
+        let is_stored = self.stored.contains_key(&(other.of.to_owned(), other.id.to_owned()));
+        let copies = !candidates.is_empty() || !other.properties.is_empty() || !is_stored;
+        let steps = 1 + self.policies.num_of_policies() + if copies { self.entities.len() } else { 0 };
+        (STEPS_MAX / steps).clamp(1, EXAMINED_MAX)
+    }
+
     /// Every action by its name.
     pub fn actions(&self) -> impl Iterator<Item = &str> {
         self.actions.keys().map(String::as_str)
@@ -153,6 +164,9 @@ impl Domain {
         resource: Party<'_>,
     ) -> Result<(Request, Option<Entities>), String> {
         let action = self.actions.get(deed.name).ok_or("no such action")?;
+        let said = at_once(subject, resource)?;
+        let both = |party| said.as_ref().map_or(party, |properties| Party { properties, ..party });
+        let (subject, resource) = (both(subject), both(resource));
         let mut added = Vec::new();
         let mut uid = |party: Party<'_>| {
             let (uid, entity) = self.party(party)?;
@@ -164,7 +178,7 @@ impl Domain {
         context.insert("action".to_owned(), Value::Object(deed.properties.clone()));
         let shape = self.shape_of_context(action);
         let mut context = Value::Object(context);
-        self.fit(&mut context, shape.as_ref().unwrap_or(&Value::Null));
+        self.fit(&mut context, shape.unwrap_or(&Value::Null));
         let context =
             Context::from_json_value(context, Some((&self.schema, action))).map_err(|error| error.to_string())?;
         let request = Request::new(principal, action.clone(), resource, context, Some(&self.schema));
@@ -191,8 +205,12 @@ impl Domain {
             return Ok((uid, None));
         }
         attributes.extend(known);
-        let parents = stored.and_then(|entity| entity.get("parents")).cloned().unwrap_or(json!([]));
-        let entity = json!({ "uid": { "type": party.of, "id": party.id }, "attrs": attributes, "parents": parents });
+        // the rest of what is stored stays as it is: parents, and tags, which a forbid may look at
+        let mut entity = stored.cloned().unwrap_or_else(|| json!({ "parents": [] }));
+        if let Some(members) = entity.as_object_mut() {
+            members.insert("uid".to_owned(), json!({ "type": party.of, "id": party.id }));
+            members.insert("attrs".to_owned(), Value::Object(attributes));
+        }
         let entity = Entity::from_json_value(entity, Some(&self.schema)).map_err(|error| error.to_string())?;
         Ok((uid, Some(entity)))
     }
@@ -202,11 +220,9 @@ impl Domain {
         self.shapes.get(namespace)?.get("entityTypes")?.get(name)?.get("shape")
     }
 
-    fn shape_of_context(&self, action: &EntityUid) -> Option<Value> {
-        let named = |namespace: &Value| {
-            namespace.get("actions")?.get(action.id().unescaped())?.get("appliesTo")?.get("context").cloned()
-        };
-        self.shapes.as_object()?.values().find_map(named)
+    fn shape_of_context(&self, action: &EntityUid) -> Option<&Value> {
+        let namespace = self.shapes.get(action.type_name().namespace())?;
+        namespace.get("actions")?.get(action.id().unescaped())?.get("appliesTo")?.get("context")
     }
 
     /// Takes out what the shape does not know, at every depth: AuthZEN's unknown properties are to be ignored.
@@ -225,15 +241,42 @@ impl Domain {
         }
     }
 
-    /// A shape, or the common type that it names.
+    /// A shape, or what the common types that it names come to. Cedar refuses those that name themselves.
     fn resolved<'a>(&'a self, shape: &'a Value) -> &'a Value {
-        let name = ["type", "name"].into_iter().find_map(|member| {
-            let name = shape.get(member)?.as_str()?;
+        let common = |shape: &Value| {
+            let name = shape.get("type")?.as_str()?;
             let (namespace, name) = name.rsplit_once("::").unwrap_or(("", name));
             self.shapes.get(namespace)?.get("commonTypes")?.get(name)
-        });
-        name.unwrap_or(shape)
+        };
+        std::iter::successors(Some(shape), |shape| common(shape)).last().unwrap_or(shape)
     }
+}
+
+/// Every action by its name; a request says no namespace.
+fn actions(schema: &Schema, findings: &mut Vec<Finding>) -> BTreeMap<String, EntityUid> {
+    let mut actions: BTreeMap<String, EntityUid> = BTreeMap::new();
+    for uid in schema.actions() {
+        if actions.insert(uid.id().unescaped().to_owned(), uid.clone()).is_some() {
+            let message = format!("the action `{}` stands in two namespaces", uid.id().unescaped());
+            let help = "requests name actions without a namespace: rename one of the two".to_owned();
+            findings.push(finding(SCHEMA, (0, 0), message, Some(help)));
+        }
+    }
+    actions
+}
+
+/// What is said of subject and resource, where they are one entity: both, or an error where it is not the same.
+fn at_once(subject: Party<'_>, resource: Party<'_>) -> Result<Option<Map<String, Value>>, String> {
+    if (subject.of, subject.id) != (resource.of, resource.id) {
+        return Ok(None);
+    }
+    let mut said = subject.properties.clone();
+    for (name, value) in resource.properties {
+        if said.insert(name.clone(), value.clone()).is_some_and(|other| other != *value) {
+            return Err(format!("subject and resource are one entity, and `{name}` is said of it in two ways"));
+        }
+    }
+    Ok(Some(said))
 }
 
 /// Which file a policy stands in, and its text.

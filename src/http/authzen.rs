@@ -18,8 +18,7 @@ use crate::policy::snapshot::Revision;
 
 /// Evaluations in one call.
 const EVALUATIONS_MAX: usize = api::BATCH_MAX;
-/// Entities that one page of a search looks at, and results that it holds.
-const EXAMINED_MAX: usize = 10_000;
+/// Results that one page of a search holds.
 const PAGE_MAX: usize = 1_000;
 
 type Asked = Result<Result<Answered, ApiError>, Lacking>;
@@ -161,7 +160,11 @@ fn evaluated(desk: &Desk<'_>, evaluation: &Members, at: &str) -> Result<Evaluate
     };
     if let Some(domain) = desk.domain {
         let verdict = domain.evaluate(parts.subject, parts.deed, parts.resource);
-        return Ok(Ok((of_verdict(domain, (desk.ids)(), &verdict), verdict.permits, None)));
+        let (id, permit) = ((desk.ids)(), verdict.permits);
+        let code = if permit { None } else { Some("no-permit") };
+        let told = of_verdict(domain, id.clone(), &verdict);
+        let summary = Summary { id, permit, code, interaction: None, resource_type: None };
+        return Ok(Ok((told, permit, Some(summary))));
     }
     let question = match question(&parts, at) {
         Ok(question) => question,
@@ -238,10 +241,11 @@ fn found(desk: &Desk<'_>, body: &[u8], place: &str) -> Result<Answered, ApiError
     let properties = may_have(&sought, &format!("/{place}"), "properties")?;
     let deed = deed(&request, "")?;
     let other = party(&request, "", if place == "subject" { "resource" } else { "subject" })?;
+    let examined_max = domain.examined_max(properties, other);
     let mut results: Vec<&str> = Vec::new();
     let (mut last, mut has_more) = (None, false);
     for (examined, id) in domain.ids(of, page.after.as_deref()).enumerate() {
-        if examined == EXAMINED_MAX {
+        if examined == examined_max {
             has_more = true;
             break;
         }

@@ -132,8 +132,12 @@ impl Service {
         is_json(ask).map_err(|error| (error, None))?;
         let asked = |desk: &Desk<'_>| {
             let once = || authorize(desk, &ask.body);
-            // so that other requests of this thread need not wait for a large one
-            if ask.body.len() > LARGE_BYTES { tokio::task::block_in_place(once) } else { once() }
+            // so that other requests of this thread need not wait for a large one, or for a search
+            if ask.body.len() > LARGE_BYTES || ask.path.starts_with("/access/v1/search/") {
+                tokio::task::block_in_place(once)
+            } else {
+                once()
+            }
         };
         match self.asked(asked).await {
             Ok(Ok(answered)) => {
@@ -301,7 +305,11 @@ fn request_id(ask: &Ask) -> Option<Result<&str, hyper::header::ToStrError>> {
 fn is_json(ask: &Ask) -> Result<(), ApiError> {
     let content_type = ask.headers.get("content-type").and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = content_type.split(';').next().unwrap_or_default().trim();
-    if ["application/json", "application/fhir+json"].iter().any(|known| essence.eq_ignore_ascii_case(known)) {
+    let known: &[&str] = match ask.path.starts_with("/access/") {
+        true => &["application/json"],
+        false => &["application/json", "application/fhir+json"],
+    };
+    if known.iter().any(|known| essence.eq_ignore_ascii_case(known)) {
         return Ok(());
     }
     // AuthZEN has one word for all that is wrong with a request

@@ -38,7 +38,7 @@ fn sent(service: &Arc<Service>, method: &str, path: &str, kind: &str, body: &str
         headers: headers.into_iter().collect(),
         body: Bytes::from(body.to_owned()),
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     runtime.block_on(Arc::clone(service).respond(ask))
 }
 
@@ -147,6 +147,11 @@ fn what_is_wrong_with_a_folder_is_told() {
         ("more.cedar", "permit (principal, action", "more.cedar:1"),
         ("more.cedar", "@id(\"alice\") permit (principal, action, resource);", "alice"),
         ("schema.cedarschema", "entity user {", "schema.cedarschema"),
+        (
+            "schema.cedarschema",
+            "namespace M { action a; } namespace N { action a; }",
+            "the action `a` stands in two namespaces",
+        ),
         ("entities.json", "[{]", "entities.json:1:3"),
         ("entities.json", r#"[{"uid":{"type":"user","id":"a"},"attrs":{"role":7},"parents":[]}]"#, "role"),
     ] {
@@ -158,6 +163,64 @@ fn what_is_wrong_with_a_folder_is_told() {
     let first = loaded(|_| ()).unwrap_or_else(|findings| panic!("{findings:#?}")).revision.to_string();
     let edited = loaded(|folder| drop(folder.0.insert("entities.json".to_owned(), b"[]".to_vec())));
     assert_ne!(edited.unwrap_or_else(|findings| panic!("{findings:#?}")).revision.to_string(), first);
+}
+
+/// A folder whose forbids look at what a request could talk away.
+fn guarded() -> Domain {
+    let schema = "type Inner = { blocked?: Bool }; type Outer = Inner;
+        entity user = { nick?: String, suspended?: Bool } tags String; entity record;
+        action tagged appliesTo { principal: user, resource: record };
+        action chained appliesTo { principal: user, resource: record, context: Outer };
+        action meet appliesTo { principal: user, resource: user };
+        namespace App { type Ctx = { blocked?: Bool }; entity Person; entity Thing;
+            action open appliesTo { principal: Person, resource: Thing, context: Ctx }; }";
+    let policies = "@id(\"all\") permit (principal, action, resource);
+        @id(\"tag\") forbid (principal, action == Action::\"tagged\", resource) when { principal.hasTag(\"locked\") };
+        @id(\"chain\") forbid (principal, action == Action::\"chained\", resource) when { context has blocked && context.blocked };
+        @id(\"meet\") forbid (principal, action == Action::\"meet\", resource) when { principal has suspended && principal.suspended };
+        @id(\"open\") forbid (principal, action == App::Action::\"open\", resource) when { context has blocked && context.blocked };";
+    let entities = r#"[{ "uid": { "type": "user", "id": "a" }, "attrs": {}, "tags": { "locked": "yes" }, "parents": [] },
+        { "uid": { "type": "user", "id": "b" }, "attrs": {}, "parents": [] }]"#;
+    let files = [("schema.cedarschema", schema), ("a.cedar", policies), ("entities.json", entities)];
+    let folder = Folder(files.into_iter().map(|(name, text)| (name.to_owned(), text.as_bytes().to_vec())).collect());
+    Domain::load(&folder).unwrap_or_else(|findings| panic!("{findings:#?}"))
+}
+
+#[test]
+fn no_request_talks_a_forbid_away() {
+    let domain = guarded();
+    let (nothing, map) = (Map::new(), |value: Value| value.as_object().unwrap().clone());
+    let (nick, suspended) = (map(json!({ "nick": "x" })), map(json!({ "suspended": true })));
+    let check = |what: &str,
+                 subject: (&str, &str, &Map<String, Value>),
+                 name: &str,
+                 context: Value,
+                 resource: (&str, &str, &Map<String, Value>)| {
+        let party = |(of, id, properties)| Party { of, id, properties };
+        let deed = Deed { name, properties: &nothing, context: &map(context) };
+        assert!(!domain.evaluate(party(subject), deed, party(resource)).permits, "{what}");
+    };
+    let record = ("record", "1", &nothing);
+    check("a tag", ("user", "a", &nothing), "tagged", json!({}), record);
+    check("a tag, beside a property", ("user", "a", &nick), "tagged", json!({}), record);
+    let b = ("user", "b", &nothing);
+    check("a context by two names", b, "chained", json!({ "blocked": true }), record);
+    check("a context of a wrong type", b, "chained", json!({ "blocked": "yes" }), record);
+    check(
+        "a context of a namespace",
+        ("App::Person", "p", &nothing),
+        "open",
+        json!({ "blocked": true }),
+        ("App::Thing", "t", &nothing),
+    );
+    check("said of the subject", ("user", "b", &suspended), "meet", json!({}), ("user", "b", &nick));
+    check(
+        "said in two ways",
+        ("user", "b", &suspended),
+        "meet",
+        json!({}),
+        ("user", "b", &map(json!({ "suspended": false }))),
+    );
 }
 
 proptest! {

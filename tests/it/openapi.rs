@@ -37,7 +37,7 @@ impl Described {
             headers: headers.into_iter().collect(),
             body: Bytes::from(body.to_string()),
         };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         runtime.block_on(Arc::clone(&self.service).respond(ask))
     }
 
