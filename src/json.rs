@@ -6,6 +6,7 @@
 
 pub mod pieces;
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt;
 
@@ -18,12 +19,18 @@ use serde_json::{Map, Number, Value};
 /// Nesting that no caller may exceed, so that a generous configuration cannot exhaust a thread's stack.
 pub const DEPTH_CEILING: usize = 256;
 
+/// The text of bytes: UTF-8 without a byte order mark.
+pub fn text(bytes: &[u8]) -> Result<&str, JsonError> {
+    let text = std::str::from_utf8(bytes).map_err(|error| JsonError::encoding(bytes, error.valid_up_to()))?;
+    match text.starts_with('\u{feff}') {
+        true => Err(JsonError::new(JsonErrorKind::Encoding, "the text begins with a byte order mark", 1, 1)),
+        false => Ok(text),
+    }
+}
+
 /// Reads one JSON text. `depth_max` counts objects and arrays around a value: `1` is depth 0, `[1]` depth 1.
 pub fn parse(bytes: &[u8], depth_max: usize) -> Result<Value, JsonError> {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => parse_str(text, depth_max),
-        Err(error) => Err(JsonError::encoding(bytes, error.valid_up_to())),
-    }
+    parse_str(text(bytes)?, depth_max)
 }
 
 /// Reads one JSON text that is known to be UTF-8; as [`parse`].
@@ -40,13 +47,22 @@ pub fn parse_str(text: &str, depth_max: usize) -> Result<Value, JsonError> {
 }
 
 /// The members of one JSON object in their order, each value as its text. What is in a value is judged when it is read.
-pub fn members(text: &str) -> Result<Vec<(String, &str)>, JsonError> {
+pub fn members(text: &str) -> Result<Vec<(Cow<'_, str>, &str)>, JsonError> {
     shallow(text, Members)
 }
 
 /// The items of one JSON array, each as its text; as [`members`].
 pub fn items(text: &str) -> Result<Vec<&str>, JsonError> {
     shallow(text, Items)
+}
+
+/// What a text that [`members`] or [`items`] gave says, where it is a string.
+pub fn string(text: &str) -> Option<Result<Cow<'_, str>, JsonError>> {
+    let between = text.strip_prefix('"')?.strip_suffix('"')?;
+    Some(match between.contains('\\') {
+        true => serde_json::from_str(text).map(Cow::Owned).map_err(JsonError::from),
+        false => Ok(Cow::Borrowed(between)),
+    })
 }
 
 fn shallow<'t, S: DeserializeSeed<'t>>(text: &'t str, seed: S) -> Result<S::Value, JsonError> {
@@ -207,7 +223,7 @@ impl<'de> Visitor<'de> for Nested {
 struct Members;
 
 impl<'de> DeserializeSeed<'de> for Members {
-    type Value = Vec<(String, &'de str)>;
+    type Value = Vec<(Cow<'de, str>, &'de str)>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
         deserializer.deserialize_map(self)
@@ -215,22 +231,60 @@ impl<'de> DeserializeSeed<'de> for Members {
 }
 
 impl<'de> Visitor<'de> for Members {
-    type Value = Vec<(String, &'de str)>;
+    type Value = Vec<(Cow<'de, str>, &'de str)>;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("an object")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
-        let mut read = Vec::new();
+        let mut read: Self::Value = Vec::new();
         let mut names = HashSet::new();
-        while let Some(name) = members.next_key::<String>()? {
-            if !names.insert(name.clone()) {
+        while let Some(name) = members.next_key_seed(Name)? {
+            // few names are compared sooner than hashed
+            let is_known = match read.len() {
+                0..NAMES_COMPARED => read.iter().any(|(known, _)| *known == name),
+                NAMES_COMPARED => {
+                    names.extend(read.iter().map(|(known, _)| known.clone()));
+                    !names.insert(name.clone())
+                }
+                _ => !names.insert(name.clone()),
+            };
+            if is_known {
                 return Err(A::Error::custom(duplicate(&name)));
             }
             read.push((name, members.next_value::<&'de RawValue>()?.get()));
         }
         Ok(read)
+    }
+}
+
+const NAMES_COMPARED: usize = 16;
+
+/// A member's name, as it stands in the text where that is possible.
+struct Name;
+
+impl<'de> DeserializeSeed<'de> for Name {
+    type Value = Cow<'de, str>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Name {
+    type Value = Cow<'de, str>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a name")
+    }
+
+    fn visit_borrowed_str<E>(self, name: &'de str) -> Result<Self::Value, E> {
+        Ok(Cow::Borrowed(name))
+    }
+
+    fn visit_str<E>(self, name: &str) -> Result<Self::Value, E> {
+        Ok(Cow::Owned(name.to_owned()))
     }
 }
 
@@ -290,13 +344,18 @@ fn is_read_by_parts(input: &[u8], value: &Value) -> bool {
     let same = |text: &str, value: Option<&Value>| parse_str(text, DEPTH_CEILING).ok().as_ref() == value;
     match value {
         Value::Object(whole) => members(text).is_ok_and(|members| {
-            members.len() == whole.len() && members.iter().all(|(name, text)| same(text, whole.get(name)))
+            members.len() == whole.len() && members.iter().all(|(name, text)| same(text, whole.get(name.as_ref())))
         }),
         Value::Array(whole) => items(text).is_ok_and(|items| {
             items.len() == whole.len() && items.iter().zip(whole).all(|(text, value)| same(text, Some(value)))
         }),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {
-            members(text).is_err() && items(text).is_err()
+            let is_itself = match (string(text.trim()), value.as_str()) {
+                (Some(Ok(read)), Some(value)) => read == value,
+                (None, None) => true,
+                (_, _) => false,
+            };
+            members(text).is_err() && items(text).is_err() && is_itself
         }
     }
 }

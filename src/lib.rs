@@ -3,6 +3,8 @@
 //! The rooms stand in reading order; a lower room never imports a higher one (`tests/it/architecture.rs`).
 //! Only the rooms marked ◆ and the binary touch the world: files, sockets, clock, randomness, logs.
 
+/// What was found out before, bounded in bytes.
+pub mod cache;
 /// What is wrong in a file that people write.
 pub mod finding;
 /// Strict JSON: no duplicate keys, bounded depth.
@@ -38,6 +40,7 @@ pub mod claims {
 
 /// A folder's bytes → the snapshot that decides.
 pub mod policy {
+    pub mod analysis;
     pub mod folder;
     pub mod index;
     pub mod schema;

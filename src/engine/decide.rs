@@ -4,7 +4,7 @@
 //! INVARIANT: a policy that errors denies, whatever the others say. Cedar's own authorizer would skip it, even a forbid.
 //! INVARIANT: what depends on a resource that is not at hand is no permit, but under obligations that the caller enforces.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use cedar_policy::{Authorizer, Entities, PolicyId, PolicySet, Request};
@@ -22,7 +22,8 @@ use crate::fhir::operation::{
     Access, AccessRole, EvidenceKind, Interaction, Operation, OperationError, Proposed, Reach,
 };
 use crate::fhir::{resource, transaction};
-use crate::policy::index::{Guards, Reads, Side, Slice};
+use crate::policy::analysis::Reads;
+use crate::policy::index::{Side, Slice};
 use crate::policy::schema::SERVER;
 use crate::policy::snapshot::Snapshot;
 
@@ -183,6 +184,18 @@ pub enum Verdict {
     Failed(String),
 }
 
+impl Verdict {
+    /// The policies that it names.
+    pub fn policies(&self) -> impl Iterator<Item = &String> {
+        let (some, others) = match self {
+            Verdict::Permit(ids) | Verdict::Forbid(ids) => (Some(ids), None),
+            Verdict::Undecided(open) => (Some(&open.sure), Some(&open.maybe)),
+            Verdict::NoPermit | Verdict::Failed(_) => (None, None),
+        };
+        some.into_iter().chain(others).flatten()
+    }
+}
+
 /// Which permits there are where a verdict depends on the resource.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Open {
@@ -256,15 +269,15 @@ impl Asker<'_> {
         let mut policies = BTreeSet::new();
         let mut accounts = Accounts::default();
         for (question, verdict) in self.verdicts(operation, questions) {
-            match verdict {
+            match &*verdict {
                 Verdict::Permit(ids) => {
-                    redact.extend(self.agreed_to_hide(&ids));
-                    policies.extend(ids);
+                    redact.extend(self.agreed_to_hide(ids));
+                    policies.extend(ids.iter().cloned());
                     let of = self.snapshot.definitions.resource_type(question.of);
                     accounts.visible.extend(of.filter(|_| is_found(question)));
                 }
-                Verdict::Undecided(open) => accounts.open.push((question, open)),
-                Verdict::Forbid(ids) => accounts.denied.push((question, (Code::Forbidden, ids))),
+                Verdict::Undecided(open) => accounts.open.push((question, open.clone())),
+                Verdict::Forbid(ids) => accounts.denied.push((question, (Code::Forbidden, ids.clone()))),
                 Verdict::NoPermit | Verdict::Failed(_) => {
                     accounts.denied.push((question, (Code::NoPermit, BTreeSet::new())));
                 }
@@ -298,7 +311,11 @@ impl Asker<'_> {
 
     /// The verdict of each question. Partial evaluation is dear: where concrete evaluation denies already, or from the
     /// first question on that is denied for good, what is open stays so.
-    fn verdicts<'q>(&self, operation: &Operation, questions: &'q [Question<'q>]) -> Vec<(&'q Question<'q>, Verdict)> {
+    fn verdicts<'q>(
+        &self,
+        operation: &Operation,
+        questions: &'q [Question<'q>],
+    ) -> Vec<(&'q Question<'q>, Arc<Verdict>)> {
         let ask = |question: &'q Question<'q>| (question, self.guarded(operation, question));
         let mut verdicts: Vec<_> = questions.iter().map(ask).collect();
         let is_denied = |question: &Question<'_>, verdict: &Verdict| {
@@ -307,7 +324,7 @@ impl Asker<'_> {
         };
         if !verdicts.iter().any(|(question, verdict)| is_denied(question, verdict)) {
             for (question, verdict) in &mut verdicts {
-                *verdict = self.refined(operation, question, std::mem::replace(verdict, Verdict::NoPermit));
+                *verdict = self.refined(operation, question, Arc::clone(verdict));
                 if is_denied(question, verdict) {
                     break;
                 }
@@ -334,66 +351,87 @@ impl Asker<'_> {
             }
             let content = if resource::is_whole(json) { Content::Known(json) } else { Content::Unknown };
             let question = Question::new(access, of.as_str(), Some(&id), content, Code::NeedsResource);
-            let Verdict::Permit(ids) = self.question(operation, &question) else { return None };
-            redact.extend(self.agreed_to_hide(&ids));
+            let verdict = self.question(operation, &question);
+            let Verdict::Permit(ids) = &*verdict else { return None };
+            redact.extend(self.agreed_to_hide(ids));
             brought = true;
         }
         brought.then_some(redact)
     }
 
     /// One question under every view of the principal: roles and scopes must both permit where both are there.
-    pub(super) fn question(&self, operation: &Operation, question: &Question<'_>) -> Verdict {
+    pub(super) fn question(&self, operation: &Operation, question: &Question<'_>) -> Arc<Verdict> {
         self.refined(operation, question, self.guarded(operation, question))
     }
 
     /// The verdict as far as concrete evaluation finds it: of a resource that is not at hand, by guards.
-    fn guarded(&self, operation: &Operation, question: &Question<'_>) -> Verdict {
-        let Some(slice) = self.snapshot.index.slice(question.access.action, question.of) else {
-            return Verdict::Failed(format!("`{}` is no type of this FHIR version", question.of));
-        };
-        let content_is_known = match question.content {
+    fn guarded(&self, operation: &Operation, question: &Question<'_>) -> Arc<Verdict> {
+        let is_known = match question.content {
             Content::Known(_) => true,
             Content::Nothing => question.of != SERVER,
-            Content::Unknown => question.id.is_some() && slice.reads.id,
+            Content::Unknown => false,
         };
-        let find = || self.find(operation, question, slice);
-        match content_is_known || slice.reads.now || slice.reads.source {
-            true => find(),
-            false => self.standing.verdict(self.asked(operation, question), find),
+        let asked = (!is_known).then(|| self.asked(operation, question));
+        if let Some(verdict) = asked.as_ref().and_then(|asked| self.standing.verdict(asked)) {
+            return verdict;
         }
+        let Some(slice) = self.slice(question) else {
+            return Arc::new(Verdict::Failed(format!("`{}` is no type of this FHIR version", question.of)));
+        };
+        let verdict = Arc::new(self.find(operation, question, &slice));
+        if let Some(asked) = asked.filter(|_| slice.is_timeless()) {
+            self.standing.keep_verdict(asked, Arc::clone(&verdict));
+        }
+        verdict
     }
 
     /// What guards leave open may be settled by what is known of the resource before it is at hand.
-    fn refined(&self, operation: &Operation, question: &Question<'_>, verdict: Verdict) -> Verdict {
-        let (Verdict::Undecided(open), Content::Unknown) = (&verdict, question.content) else { return verdict };
+    fn refined(&self, operation: &Operation, question: &Question<'_>, verdict: Arc<Verdict>) -> Arc<Verdict> {
+        let (Verdict::Undecided(open), Content::Unknown) = (&*verdict, question.content) else { return verdict };
         let Some(formula) = self.formula(operation, question) else { return verdict };
         let permits = if open.sure.is_empty() { &open.maybe } else { &open.sure };
         // which of the permits are satisfied is not known: they must agree on what they hide
         let disagree = open.sure.is_empty() && self.agreed_to_hide(permits) != self.may_hide(open);
         match formula {
-            formula if formula == Formula::FALSE => Verdict::NoPermit,
-            formula if formula == Formula::TRUE && !disagree => Verdict::Permit(permits.clone()),
+            formula if formula == Formula::FALSE => Arc::new(Verdict::NoPermit),
+            formula if formula == Formula::TRUE && !disagree => Arc::new(Verdict::Permit(permits.clone())),
             _ => verdict,
         }
     }
 
+    /// The policies that can matter to a question.
+    fn slice(&self, question: &Question<'_>) -> Option<Arc<Slice>> {
+        let which = self.snapshot.index.which(question.of, question.id);
+        self.snapshot.index.slice(question.access.action, question.of, which, &self.standing.membership)
+    }
+
     fn asked(&self, operation: &Operation, question: &Question<'_>) -> Asked {
+        let which = self.snapshot.index.which(question.of, question.id);
         let Access { action, role, .. } = question.access;
-        Asked::new(*action, question.of, *role, operation.name.as_deref(), self.facts)
+        self.standing.asked((*action, question.of, which), *role, operation.name.as_deref(), self.facts)
     }
 
     /// What a question wants to know of resources of its type, without what is known of them already.
     /// `None` where that cannot be said.
     pub(super) fn formula(&self, operation: &Operation, question: &Question<'_>) -> Option<Formula> {
         let of = self.snapshot.definitions.resource_type(question.of)?;
-        let slice = self.snapshot.index.slice(question.access.action, question.of)?;
-        let find = || self.find_formula(operation, question, slice).map(Arc::new);
-        let formula = match slice.reads.now || slice.reads.source {
-            true => find(),
-            false => self.standing.formula(self.asked(operation, question), find),
-        };
         let known = self.known(operation, question, of);
-        formula.map(|formula| formula.given(&|atom| known.judge(atom)))
+        let formula = self.formula_of_type(operation, &Question { id: None, ..*question })?;
+        Some(formula.given(&|atom| known.judge(atom)))
+    }
+
+    /// Of resources of a type in general: what an id adds is judged with the rest of what is known.
+    fn formula_of_type(&self, operation: &Operation, question: &Question<'_>) -> Option<Arc<Formula>> {
+        let asked = self.asked(operation, question);
+        if let Some(known) = self.standing.formula(&asked) {
+            return known;
+        }
+        let slice = self.slice(question)?;
+        let formula = self.find_formula(operation, question, &slice).map(Arc::new);
+        if slice.is_timeless() {
+            self.standing.keep_formula(asked, formula.clone());
+        }
+        formula
     }
 
     /// What a question leaves visible, as searches, for the explanation.
@@ -417,8 +455,6 @@ impl Asker<'_> {
 
     /// As `find` joins verdicts: roles and scopes must both permit where both are there, and nothing may forbid.
     fn find_formula(&self, operation: &Operation, question: &Question<'_>, slice: &Slice) -> Option<Formula> {
-        // of a type in general: what the id adds is judged with the rest of what is known
-        let question = &Question { id: None, ..*question };
         let mut forbidden = Vec::new();
         if let Some(view) = &self.standing.views.whole {
             let asked = self.ask(operation, question, view, slice).ok()?;
@@ -506,10 +542,10 @@ impl Asker<'_> {
 
     /// What the policies say under one view, before it is joined with others or held against a scope's constraints.
     pub(super) fn under_one_view(&self, operation: &Operation, question: &Question<'_>, view: &View) -> Verdict {
-        let Some(slice) = self.snapshot.index.slice(question.access.action, question.of) else {
+        let Some(slice) = self.slice(question) else {
             return Verdict::Failed(format!("`{}` is no type of this FHIR version", question.of));
         };
-        match self.ask(operation, question, view, slice) {
+        match self.ask(operation, question, view, &slice) {
             Ok(asked) => asked.verdict(&Found::default()),
             Err(message) => Verdict::Failed(message),
         }
@@ -555,11 +591,10 @@ impl Asker<'_> {
         };
         let entities = [view.entity.clone(), action.clone()].into_iter().chain(resource);
         let entities = Entities::from_entities(entities, None).map_err(|error| error.to_string())?;
-        let found = |side: &Side| match (question.content, question.id) {
+        let found = |side: &Side| match question.content {
             _ if side.is_empty() => Ok(Found::default()),
-            (Content::Known(_) | Content::Nothing, _) => Ok(Found::sure(satisfied(&side.whole, &request, &entities)?)),
-            (Content::Unknown, Some(_)) => Found::under(&side.by_id, &request, &entities),
-            (Content::Unknown, None) => Found::under(&side.by_type, &request, &entities),
+            Content::Known(_) | Content::Nothing => Ok(Found::sure(satisfied(&side.whole, &request, &entities)?)),
+            Content::Unknown => Found::under(side.guards(question.id.is_some()), &request, &entities),
         };
         Ok(ByEffect { permits: found(&slice.permits)?, forbids: found(&slice.forbids)? })
     }
@@ -643,9 +678,13 @@ impl Found {
     }
 
     /// Asks guards: a satisfied guard only says that its policy depends on the resource.
-    fn under(guards: &Guards, request: &Request, entities: &Entities) -> Result<Found, String> {
-        let satisfied = satisfied(&guards.policies, request, entities)?;
-        let (depends, sure) = satisfied.into_iter().partition(|id| guards.undecided.contains(id));
+    fn under(
+        (guards, undecided): (&PolicySet, &HashSet<String>),
+        request: &Request,
+        entities: &Entities,
+    ) -> Result<Found, String> {
+        let satisfied = satisfied(guards, request, entities)?;
+        let (depends, sure) = satisfied.into_iter().partition(|id| undecided.contains(id));
         Ok(Found { sure, depends })
     }
 }

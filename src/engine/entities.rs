@@ -17,7 +17,7 @@ use crate::fhir::action::Action;
 use crate::fhir::definitions::{Definitions, FhirId, FhirVersion, ResourceType};
 use crate::fhir::operation::AccessRole;
 use crate::fhir::resource;
-use crate::policy::index::Reads;
+use crate::policy::analysis::Reads;
 use crate::policy::schema::SERVER;
 use crate::policy::snapshot::Snapshot;
 
@@ -52,6 +52,8 @@ pub struct Views {
     pub scopes: Vec<View>,
     /// All that the principal has: forbids see it even where its roles permit nothing.
     pub whole: Option<View>,
+    /// what the principal is, and what it is in under any of them
+    pub uids: Vec<EntityUid>,
 }
 
 impl Views {
@@ -63,18 +65,25 @@ impl Views {
             let each = constrained.map(|scope| view(principal, false, &[scope], true, Some(scope.clone())));
             [view(principal, false, &plain, true, None)].into_iter().chain(each).collect::<Result<Vec<_>, _>>()
         };
+        let uids = [principal_uid(principal)?].into_iter().chain(parents(principal)?).collect();
         Ok(match principal.authority {
             Authority::Nobody | Authority::Roles => {
-                Views { roles: Some(with_roles(&[], false)?), scopes: Vec::new(), whole: None }
+                Views { roles: Some(with_roles(&[], false)?), scopes: Vec::new(), whole: None, uids }
             }
             Authority::Scopes => {
                 let everything: Vec<&ClinicalScope> = principal.smart.iter().collect();
                 let has_more = !principal.roles.is_empty() || !principal.groups.is_empty();
                 let whole = if has_more { Some(with_roles(&everything, true)?) } else { None };
-                Views { roles: None, scopes: scopes()?, whole }
+                Views { roles: None, scopes: scopes()?, whole, uids }
             }
-            Authority::RolesAndScopes => Views { roles: Some(with_roles(&[], true)?), scopes: scopes()?, whole: None },
+            Authority::RolesAndScopes => {
+                Views { roles: Some(with_roles(&[], true)?), scopes: scopes()?, whole: None, uids }
+            }
         })
+    }
+
+    pub fn count(&self) -> usize {
+        self.roles.iter().chain(&self.scopes).chain(&self.whole).count()
     }
 }
 
@@ -98,19 +107,17 @@ fn view(
     constrained: Option<ClinicalScope>,
 ) -> Result<View, EntityError> {
     let uid = principal_uid(principal)?;
-    let mut parents = HashSet::new();
-    if with_roles {
-        for role in &principal.roles {
-            parents.insert(uid_of("Role", role)?);
-        }
-        for group in &principal.groups {
-            parents.insert(uid_of("UserGroup", group)?);
-        }
-    }
+    let parents = if with_roles { parents(principal)? } else { HashSet::new() };
     let tags = principal.attributes.iter().map(|(name, values)| (name.clone(), strings(values)));
     let entity = Entity::new_with_tags(uid.clone(), attributes(principal, smart, scoped)?, parents, tags)
         .map_err(|error| EntityError::Entity(error.to_string()))?;
     Ok(View { uid, entity, constrained })
+}
+
+/// Its roles and groups.
+fn parents(principal: &Principal) -> Result<HashSet<EntityUid>, EntityError> {
+    let roles = principal.roles.iter().map(|role| uid_of("Role", role));
+    roles.chain(principal.groups.iter().map(|group| uid_of("UserGroup", group))).collect()
 }
 
 fn principal_uid(principal: &Principal) -> Result<EntityUid, EntityError> {

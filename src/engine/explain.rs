@@ -2,6 +2,8 @@
 //! Asks again what `decide` asked, so that deciding itself carries nothing along for it.
 //! INVARIANT: never for the client; and no claim value stands in it that the principal does not carry.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 
 use crate::claims::rules::{Authority, Kind, Principal};
@@ -95,7 +97,7 @@ pub fn explain(
             let told = shown.map(|question| {
                 let (action, of) = (question.access.action, question.of);
                 let verdict = asker.question(operation, question);
-                let filter = match &verdict {
+                let filter = match &*verdict {
                     Verdict::Undecided(_) => asker.visible(operation, question),
                     Verdict::Permit(_) | Verdict::Forbid(_) | Verdict::NoPermit | Verdict::Failed(_) => None,
                 };
@@ -104,7 +106,7 @@ pub fn explain(
                     r#type: of.to_owned(),
                     id: question.id.map(|id| id.as_str().to_owned()),
                     access: question.access.role.as_str(),
-                    would_permit: match &verdict {
+                    would_permit: match &*verdict {
                         Verdict::NoPermit => candidates(snapshot, action, of),
                         Verdict::Permit(_) | Verdict::Forbid(_) | Verdict::Undecided(_) | Verdict::Failed(_) => {
                             Vec::new()
@@ -116,12 +118,8 @@ pub fn explain(
                         .flat_map(|filter| filter.any_of.iter().map(|query| write_parameters(query)))
                         .collect(),
                     each_result_is_checked: filter.is_some_and(|filter| filter.is_checked),
-                    failure: if let Verdict::Failed(message) = &verdict { Some(message.clone()) } else { None },
-                    policies: match verdict {
-                        Verdict::Permit(ids) | Verdict::Forbid(ids) => ids.into_iter().collect(),
-                        Verdict::Undecided(open) => open.sure.union(&open.maybe).cloned().collect(),
-                        Verdict::NoPermit | Verdict::Failed(_) => Vec::new(),
-                    },
+                    failure: if let Verdict::Failed(message) = &*verdict { Some(message.clone()) } else { None },
+                    policies: verdict.policies().cloned().collect::<BTreeSet<String>>().into_iter().collect(),
                 }
             });
             (told.collect(), questions.len())
@@ -170,16 +168,8 @@ pub fn who(principal: &Principal) -> Who {
 }
 
 fn candidates(snapshot: &Snapshot, action: crate::fhir::action::Action, of: &str) -> Vec<String> {
-    let Some(slice) = snapshot.index.slice(action, of) else { return Vec::new() };
-    let mut ids: Vec<String> = slice
-        .permits
-        .whole
-        .policies()
-        .map(|policy| {
-            let id: &str = policy.id().as_ref();
-            id.to_owned()
-        })
-        .collect();
+    let mut ids: Vec<String> =
+        snapshot.index.permits(action, of).map(|policy| AsRef::<str>::as_ref(policy.id()).to_owned()).collect();
     ids.sort();
     ids.truncate(CANDIDATES_MAX);
     ids

@@ -110,7 +110,7 @@ impl World {
     }
 
     fn cedar(&self, snapshot: &Snapshot, all: &PolicySet, question: &Question<'_>, view: &View) -> Option<Verdict> {
-        let reads = crate::policy::index::Reads::everything();
+        let reads = crate::policy::analysis::Reads::everything();
         let uid = resource_uid(question.of, question.id).ok()?;
         let resource = resource_entity(snapshot, question.of, question.id, question.content, &reads).ok()?;
         let name = self.operation.name.as_deref();
@@ -135,7 +135,7 @@ impl World {
 pub(super) fn standing(claims: &Value, snapshot: &Snapshot) -> Option<Standing> {
     let claims = Claims::vouched(claims.as_object().cloned().unwrap_or_default());
     let principal = snapshot.rules.principal(&claims, &snapshot.request.bases).ok()?;
-    Standing::of(principal).ok()
+    Standing::of(principal, &snapshot.index).ok()
 }
 
 type Loaded = LazyLock<Option<Snapshot>>;

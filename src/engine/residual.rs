@@ -57,6 +57,25 @@ pub enum Element {
 }
 
 impl Formula {
+    /// What it takes in memory, reckoned rather too much.
+    pub fn bytes(&self) -> usize {
+        const PART: usize = 128;
+        match self {
+            Formula::Literal(Literal { atom, .. }) => {
+                PART + match atom {
+                    Atom::Member(_, id) => id.as_str().len(),
+                    Atom::Id(ids) => ids.iter().map(|id| PART + id.as_str().len()).sum(),
+                    Atom::Has(_, values) | Atom::Found { values, .. } => {
+                        values.iter().map(|value| PART + value.len()).sum()
+                    }
+                    Atom::Present(_) => 0,
+                    Atom::Other(text) => text.len(),
+                }
+            }
+            Formula::All(parts) | Formula::Any(parts) => PART + parts.iter().map(Formula::bytes).sum::<usize>(),
+        }
+    }
+
     pub const TRUE: Formula = Formula::All(Vec::new());
     pub const FALSE: Formula = Formula::Any(Vec::new());
 

@@ -2,54 +2,98 @@
 //! Hides the caches. INVARIANT: they never change an answer: what is kept depends on nothing but its key
 //! (`tests/it/engine.rs` asks with them and without).
 //! INVARIANT: a token is known by a hash of all of it, and for as long as verifying it again would say the same.
-//! INVARIANT: principals are kept by a hash of all their claims and of how these were vouched for, within one snapshot.
+//! INVARIANT: claims that a caller vouches for are known by a hash of their text; no token's are among them.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::cache::{BYTES_MAX_DEFAULT, Cache};
 use crate::claims::rules::Principal;
 use crate::engine::decide::Verdict;
-use crate::engine::entities::{EntityError, Facts, Views};
+use crate::engine::entities::{Facts, Views};
 use crate::engine::residual::Formula;
 use crate::fhir::action::Action;
 use crate::fhir::operation::AccessRole;
+use crate::policy::index::{Index, Membership, Which};
 use crate::token::issuers::Issuers;
-use crate::token::jws::{Claims, Validity};
-
-/// Answers of a kind kept for one principal; at the next one all are dropped.
-const ANSWERS_MAX: usize = 512;
-/// Principals kept in each shard; at the next one all of the shard are dropped.
-const PRINCIPALS_MAX: usize = 128;
-const SHARDS: usize = 16;
+use crate::token::jws::Validity;
 
 /// A principal with its views, written in Cedar once.
 pub struct Standing {
     pub principal: Principal,
     pub views: Views,
-    verdicts: Memory<Verdict>,
-    /// what is visible, where it depends on the resource; `None` where that cannot be said
-    formulas: Memory<Option<Arc<Formula>>>,
+    /// by which the policies are found that can matter to it
+    pub membership: Membership,
+    /// unlike that of any other
+    number: u64,
+    answers: Arc<Answers>,
 }
 
-type Memory<T> = Mutex<HashMap<Asked, T>>;
+/// What was found about principals.
+struct Answers {
+    verdicts: Cache<Asked, Arc<Verdict>>,
+    /// what is visible, where it depends on the resource; `None` where that cannot be said
+    formulas: Cache<Asked, Option<Arc<Formula>>>,
+    /// of these so many
+    standings: AtomicU64,
+}
 
-/// All that a verdict about no particular resource depends on, beside the principal and the snapshot.
+/// All that a verdict depends on where no resource is at hand, beside the snapshot.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub struct Asked {
-    pub action: Action,
-    pub of: &'static str,
-    pub role: AccessRole,
-    pub operation: Option<String>,
-    pub emergency: bool,
-    pub purposes: Vec<String>,
-    pub server: String,
+    /// the standing's number
+    by: u64,
+    action: Action,
+    of: &'static str,
+    which: Which,
+    role: AccessRole,
+    operation: Option<String>,
+    emergency: bool,
+    purposes: Vec<String>,
+    server: String,
 }
 
+/// Reckoned, and rather too much: for an entry of a cache, a text, a view written in Cedar.
+const ENTRY_BYTES: usize = 512;
+const TEXT_BYTES: usize = 64;
+const VIEW_BYTES: usize = 8 * 1024;
+
 impl Asked {
-    pub fn new(action: Action, of: &'static str, role: AccessRole, operation: Option<&str>, facts: &Facts) -> Asked {
+    fn bytes(&self) -> usize {
+        ENTRY_BYTES + bytes_of(self.operation.iter().chain(&self.purposes).chain([&self.server]))
+    }
+}
+
+fn bytes_of<'t>(texts: impl IntoIterator<Item = &'t String>) -> usize {
+    texts.into_iter().map(|text| TEXT_BYTES + text.len()).sum()
+}
+
+impl Standing {
+    /// By itself: what it remembers, no other standing shares.
+    pub fn of(principal: Principal, index: &Index) -> Result<Standing, String> {
+        Standing::with(principal, index, Arc::default())
+    }
+
+    fn with(principal: Principal, index: &Index, answers: Arc<Answers>) -> Result<Standing, String> {
+        let views = Views::of(&principal).map_err(|error| error.to_string())?;
+        let membership = index.membership(&views.uids);
+        let number = answers.standings.fetch_add(1, Ordering::Relaxed);
+        Ok(Standing { principal, views, membership, number, answers })
+    }
+
+    /// What is asked by this principal, for the caches.
+    pub fn asked(
+        &self,
+        (action, of, which): (Action, &'static str, Which),
+        role: AccessRole,
+        operation: Option<&str>,
+        facts: &Facts,
+    ) -> Asked {
         Asked {
+            by: self.number,
             action,
             of,
+            which,
             role,
             operation: operation.map(str::to_owned),
             emergency: facts.emergency,
@@ -57,111 +101,90 @@ impl Asked {
             server: facts.server.clone(),
         }
     }
-}
 
-impl Standing {
-    pub fn of(principal: Principal) -> Result<Standing, EntityError> {
-        let views = Views::of(&principal)?;
-        Ok(Standing { principal, views, verdicts: Mutex::default(), formulas: Mutex::default() })
+    /// The verdict that was found before.
+    pub fn verdict(&self, asked: &Asked) -> Option<Arc<Verdict>> {
+        self.answers.verdicts.get(asked)
     }
 
-    /// The verdict of an earlier question, or that of `find`, kept for the next.
-    pub fn verdict(&self, asked: Asked, find: impl FnOnce() -> Verdict) -> Verdict {
-        remembered(&self.verdicts, asked, find)
+    pub fn keep_verdict(&self, asked: Asked, verdict: Arc<Verdict>) {
+        let bytes = asked.bytes() + bytes_of(verdict.policies());
+        self.answers.verdicts.keep(asked, verdict, bytes);
     }
 
-    /// The formula of an earlier question, or that of `find`, kept for the next.
-    pub fn formula(&self, asked: Asked, find: impl FnOnce() -> Option<Arc<Formula>>) -> Option<Arc<Formula>> {
-        remembered(&self.formulas, asked, find)
+    /// The formula that was found before; or that there is none.
+    pub fn formula(&self, asked: &Asked) -> Option<Option<Arc<Formula>>> {
+        self.answers.formulas.get(asked)
     }
-}
 
-fn remembered<T: Clone>(memory: &Memory<T>, asked: Asked, find: impl FnOnce() -> T) -> T {
-    // a thread that panicked while it held the lock left whole answers, since they are put in whole
-    let lock = || memory.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(known) = lock().get(&asked) {
-        return known.clone();
+    pub fn keep_formula(&self, asked: Asked, formula: Option<Arc<Formula>>) {
+        let bytes = asked.bytes() + formula.iter().map(|formula| formula.bytes()).sum::<usize>();
+        self.answers.formulas.keep(asked, formula, bytes);
     }
-    let found = find();
-    let mut kept = lock();
-    if kept.len() >= ANSWERS_MAX {
-        kept.clear();
-    }
-    kept.insert(asked, found.clone());
-    found
-}
 
-/// What is kept under hashes: spread over shards, so that threads seldom meet.
-struct Shards<T>([Mutex<HashMap<[u8; 32], T>>; SHARDS]);
-
-impl<T> Default for Shards<T> {
-    fn default() -> Shards<T> {
-        Shards(std::array::from_fn(|_| Mutex::default()))
+    fn bytes(&self) -> usize {
+        let Principal { scopes, roles, groups, attributes, .. } = &self.principal;
+        let texts = bytes_of(scopes.iter().chain(roles).chain(groups).chain(attributes.values().flatten()));
+        let views = self.views.count();
+        ENTRY_BYTES + views * (VIEW_BYTES + texts)
     }
 }
 
-impl<T: Clone> Shards<T> {
-    fn lock(&self, key: &[u8; 32]) -> Option<MutexGuard<'_, HashMap<[u8; 32], T>>> {
-        let shard = key.first().and_then(|first| self.0.get(usize::from(*first) % SHARDS));
-        shard.map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn get(&self, key: &[u8; 32]) -> Option<T> {
-        self.lock(key)?.get(key).cloned()
-    }
-
-    fn keep(&self, key: [u8; 32], value: T) {
-        if let Some(mut shard) = self.lock(&key) {
-            if shard.len() >= PRINCIPALS_MAX {
-                shard.clear();
-            }
-            shard.insert(key, value);
-        }
+impl Default for Answers {
+    fn default() -> Answers {
+        let part = || BYTES_MAX_DEFAULT / 4;
+        Answers { verdicts: Cache::new(part()), formulas: Cache::new(part()), standings: AtomicU64::new(0) }
     }
 }
 
 /// The principals that asked lately, of one snapshot; and whose tokens are known.
-#[derive(Default)]
 pub struct Standings {
-    principals: Shards<Arc<Standing>>,
-    tokens: Shards<(Validity, Arc<Standing>)>,
+    claims: Cache<Key, Arc<Standing>>,
+    tokens: Cache<Key, (Validity, Arc<Standing>)>,
+    answers: Arc<Answers>,
+}
+
+impl Default for Standings {
+    fn default() -> Standings {
+        let part = || BYTES_MAX_DEFAULT / 8;
+        Standings { claims: Cache::new(part()), tokens: Cache::new(part()), answers: Arc::default() }
+    }
 }
 
 impl Standings {
-    /// The standing of these claims, by an earlier call or by `make`.
-    pub fn of<E>(&self, claims: &Claims, make: impl FnOnce() -> Result<Standing, E>) -> Result<Arc<Standing>, E> {
-        let key = key(claims);
-        if let Some(known) = self.principals.get(&key) {
-            return Ok(known);
-        }
-        let standing = Arc::new(make()?);
-        self.principals.keep(key, Arc::clone(&standing));
-        Ok(standing)
+    /// Who has claims of this text, which the caller vouches for.
+    pub fn known_claims(&self, text: &str) -> Option<Arc<Standing>> {
+        self.claims.get(&digest(text))
+    }
+
+    /// Remembers who has claims of this text, which were read and accepted.
+    pub fn keep_claims(&self, text: &str, standing: &Arc<Standing>) {
+        self.claims.keep(digest(text), Arc::clone(standing), standing.bytes());
     }
 
     /// Whose token this is, where it was verified before and would be again.
     pub fn of_token(&self, token: &str, issuers: &Issuers, now: i64) -> Option<Arc<Standing>> {
-        let (validity, standing) = self.tokens.get(&digest(&[token.as_bytes()]))?;
+        let (validity, standing) = self.tokens.get(&digest(token))?;
         validity.holds(issuers, now).then_some(standing)
     }
 
-    /// Remembers a token that was verified.
-    pub fn keep_token(&self, token: &str, validity: Validity, standing: Arc<Standing>) {
-        self.tokens.keep(digest(&[token.as_bytes()]), (validity, standing));
+    /// Remembers whose token this is, which was verified.
+    pub fn keep_token(&self, token: &str, validity: Validity, standing: &Arc<Standing>) {
+        self.tokens.keep(digest(token), (validity, Arc::clone(standing)), standing.bytes());
+    }
+
+    /// The standing of a principal that is not known yet.
+    pub fn make(&self, index: &Index, principal: Principal) -> Result<Arc<Standing>, String> {
+        Standing::with(principal, index, Arc::clone(&self.answers)).map(Arc::new)
     }
 }
 
-/// SHA-256 over the whole payload, keys in order, and over whether it was verified here.
-fn key(claims: &Claims) -> [u8; 32] {
-    // JSON of strings, numbers and maps always serializes
-    let payload = serde_json::to_vec(claims.payload()).unwrap_or_default();
-    digest(&[&[u8::from(claims.is_verified())], &payload])
-}
+/// SHA-256.
+type Key = [u8; 32];
 
-fn digest(parts: &[&[u8]]) -> [u8; 32] {
-    let mut digest = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
-    parts.iter().for_each(|part| digest.update(part));
-    let mut key = [0; 32];
-    key.copy_from_slice(digest.finish().as_ref());
+fn digest(text: &str) -> Key {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
+    let mut key = Key::default();
+    key.copy_from_slice(digest.as_ref());
     key
 }

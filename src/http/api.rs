@@ -5,6 +5,7 @@
 
 use core::fmt;
 use core::net::IpAddr;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -150,12 +151,8 @@ pub struct Answered {
 
 /// `POST /v1/authorize`: one question, one decision.
 pub fn authorize(desk: &Desk<'_>, body: &[u8]) -> Result<Result<Answered, ApiError>, Lacking> {
-    let read = json::parse(body, desk.limits.json_depth_max).map_err(not_json);
-    let value = match read {
-        Ok(value) => value,
-        Err(error) => return Ok(Err(error)),
-    };
-    Ok(match Question::read(&value, "") {
+    let read = json::text(body).map_err(not_json);
+    Ok(match read.and_then(|text| Question::read(desk, &Fields::of_whole(text, desk.limits.json_depth_max)?)) {
         Ok(question) => {
             let (wire, summary) = question.answer(desk)?;
             Ok(Answered { body: bytes(&wire), summaries: vec![summary] })
@@ -166,20 +163,17 @@ pub fn authorize(desk: &Desk<'_>, body: &[u8]) -> Result<Result<Answered, ApiErr
 
 /// `POST /v1/authorize/batch`: many questions, as many decisions; one that is malformed is a deny in its place.
 pub fn authorize_batch(desk: &Desk<'_>, body: &[u8]) -> Result<Result<Answered, ApiError>, Lacking> {
-    // the questions stand two levels deeper than one alone
-    let read = json::parse(body, desk.limits.json_depth_max + 2).map_err(not_json);
-    let value = match read {
-        Ok(value) => value,
-        Err(error) => return Ok(Err(error)),
-    };
-    let questions = match batch(&value) {
+    // the questions stand two levels deeper than one alone; what is no JSON is refused as a whole
+    let depth_max = desk.limits.json_depth_max + 2;
+    let read = json::parse(body, depth_max).and_then(|_| json::text(body)).map_err(not_json);
+    let questions = match read.and_then(|text| batch(&Fields::of_whole(text, depth_max)?)) {
         Ok(questions) => questions,
         Err(error) => return Ok(Err(error)),
     };
     let mut decisions = Vec::with_capacity(questions.len());
     let mut summaries = Vec::with_capacity(questions.len());
-    for (index, value) in questions.iter().enumerate() {
-        let (wire, summary) = match Question::read(value, &format!("/requests/{index}")) {
+    for fields in questions {
+        let (wire, summary) = match fields.and_then(|fields| Question::read(desk, &fields)) {
             Ok(question) => question.answer(desk)?,
             Err(error) => {
                 let at = error.at.as_deref().unwrap_or_default();
@@ -196,7 +190,8 @@ pub fn authorize_batch(desk: &Desk<'_>, body: &[u8]) -> Result<Result<Answered, 
 
 /// One question as JSON, of a caller that may not know the request's body; and its answer.
 pub(super) fn answer_of(desk: &Desk<'_>, value: &Value) -> Result<Result<(Value, Summary), ApiError>, Lacking> {
-    match Question::read(value, "") {
+    let text = value.to_string();
+    match Fields::of_whole(&text, desk.limits.json_depth_max).and_then(|fields| Question::read(desk, &fields)) {
         Ok(mut question) => {
             question.asker.request.is_unseen = question.asker.request.body.is_none();
             question.answer_as_json(desk).map(Ok)
@@ -205,19 +200,24 @@ pub(super) fn answer_of(desk: &Desk<'_>, value: &Value) -> Result<Result<(Value,
     }
 }
 
-fn batch(value: &Value) -> Result<&Vec<Value>, ApiError> {
-    let fields = Fields::of(value, "")?;
+/// The questions of a batch.
+fn batch<'t>(fields: &Fields<'t>) -> Result<Vec<Result<Fields<'t>, ApiError>>, ApiError> {
     fields.only(&["requests"])?;
-    let questions = match fields.get("requests") {
-        Some(Value::Array(questions)) => questions,
-        Some(_) => return Err(ApiError::malformed("/requests", "`requests` must be an array")),
-        None => return Err(ApiError::malformed("", "`requests` is missing")),
+    let Some(requests) = fields.get("requests") else {
+        return Err(ApiError::malformed("", "`requests` is missing"));
     };
+    let questions = fields.items("requests", requests, "`requests` must be an array")?;
     if questions.len() > BATCH_MAX {
         let message = format!("{} requests are more than {BATCH_MAX}; split them", questions.len());
         return Err(ApiError::malformed("/requests", message));
     }
-    Ok(questions)
+    // around each are the object and the array
+    let depth_left = fields.depth_left.saturating_sub(1);
+    let question = |(index, text): (usize, &&'t str)| {
+        let array = Fields { members: Vec::new(), whole: fields.whole, here: String::new(), depth_left };
+        array.within(format!("/requests/{index}"), text)
+    };
+    Ok(questions.iter().enumerate().map(question).collect())
 }
 
 pub(super) fn not_json(error: json::JsonError) -> ApiError {
@@ -228,10 +228,17 @@ pub(super) fn not_json(error: json::JsonError) -> ApiError {
 /// One question as it was sent, its form checked.
 struct Question<'v> {
     asker: Asker<'v>,
-    stored: Stored<'v>,
-    proposed: Option<&'v Value>,
+    stored: Known<'v>,
+    proposed: Option<Cow<'v, Value>>,
     enforces: Enforces,
     explain: bool,
+}
+
+/// The resource as it is stored, read or at hand.
+enum Known<'v> {
+    NotLoaded,
+    Absent,
+    Resource(Cow<'v, Value>),
 }
 
 /// Who asks, for which request, under which circumstances: what every question holds.
@@ -242,20 +249,26 @@ pub(super) struct Asker<'v> {
 }
 
 enum Bearer<'v> {
-    Token(&'v str),
-    Claims(&'v Map<String, Value>),
+    Token(Cow<'v, str>),
+    /// Claims, and their text.
+    Claims(Map<String, Value>, &'v str),
+    /// Claims that were read before.
+    Known(Arc<Standing>),
     /// Nobody in particular: a proxy's client without a token.
     Nobody,
 }
 
 struct Asked<'v> {
-    method: &'v str,
-    url: &'v str,
-    headers: Vec<(&'v str, &'v str)>,
-    body: Option<&'v Value>,
+    method: Cow<'v, str>,
+    url: Cow<'v, str>,
+    headers: Vec<Header<'v>>,
+    body: Option<Cow<'v, Value>>,
     /// Whether there may be a body all the same.
     is_unseen: bool,
 }
+
+/// Its name and its value.
+type Header<'v> = (Cow<'v, str>, Cow<'v, str>);
 
 /// A request as a proxy knows it.
 pub(super) struct Forwarded<'v> {
@@ -274,15 +287,17 @@ impl<'v> Forwarded<'v> {
     /// The answer that `/v1/authorize` would give; with the stored resource, where it depends on it and somebody can bring it.
     pub(super) fn answer(self, desk: &Desk<'_>) -> Result<(Value, Summary, Decided), Lacking> {
         let Forwarded { token, method, url, headers, body, is_unseen, enforces } = self;
-        let who = token.map_or(Bearer::Nobody, Bearer::Token);
-        let request = Asked { method, url, headers, body, is_unseen };
+        let who = token.map_or(Bearer::Nobody, |token| Bearer::Token(Cow::Borrowed(token)));
+        let headers = headers.into_iter().map(|(name, value)| (Cow::Borrowed(name), Cow::Borrowed(value))).collect();
+        let body = body.map(Cow::Borrowed);
+        let request = Asked { method: Cow::Borrowed(method), url: Cow::Borrowed(url), headers, body, is_unseen };
         let asker = Asker { who, request, facts: Facts::default() };
-        let question = Question { asker, stored: Stored::NotLoaded, proposed: None, enforces, explain: false };
+        let mut question = Question { asker, stored: Known::NotLoaded, proposed: None, enforces, explain: false };
         let mut decided = question.decided(desk)?;
         if let (Some(place), Some(brought)) = (decided.lacks(), desk.brought) {
             let (_, stored) = brought.iter().find(|(known, _)| *known == place).ok_or(Lacking::Resource(place))?;
-            let stored = stored.as_deref().map_or(Stored::Absent, Stored::Known);
-            decided = Question { stored, ..question }.decided(desk)?;
+            question.stored = stored.as_deref().map_or(Known::Absent, |json| Known::Resource(Cow::Borrowed(json)));
+            decided = question.decided(desk)?;
         }
         let (wire, summary) = decided.told(desk, None);
         Ok((as_json(&wire), summary, decided))
@@ -327,24 +342,19 @@ fn as_json(wire: &Wire) -> Value {
 }
 
 impl<'v> Question<'v> {
-    fn read(value: &'v Value, at: &str) -> Result<Question<'v>, ApiError> {
-        let fields = Fields::of(value, at)?;
+    fn read(desk: &Desk<'_>, fields: &Fields<'v>) -> Result<Question<'v>, ApiError> {
         fields.only(&["token", "claims", "request", "resource", "proposed", "context", "enforces", "explain"])?;
-        let asker = Asker::read(&fields)?;
+        let asker = Asker::read(desk, fields)?;
         let stored = match fields.get("resource") {
-            None => Stored::NotLoaded,
-            Some(Value::Null) => Stored::Absent,
-            Some(json @ Value::Object(_)) => Stored::Known(json),
-            Some(_) => {
-                return Err(ApiError::malformed(&fields.at("resource"), "`resource` must be an object, or null"));
-            }
+            None => Known::NotLoaded,
+            Some("null") => Known::Absent,
+            Some(text) => Known::Resource(Cow::Owned(fields.object_value("resource", text, ", or null")?)),
         };
         let proposed = match fields.get("proposed") {
             None => None,
-            Some(json @ Value::Object(_)) => Some(json),
-            Some(_) => return Err(ApiError::malformed(&fields.at("proposed"), "`proposed` must be an object")),
+            Some(text) => Some(Cow::Owned(fields.object_value("proposed", text, "")?)),
         };
-        Ok(Question { asker, stored, proposed, enforces: enforces(&fields)?, explain: fields.flag("explain")? })
+        Ok(Question { asker, stored, proposed, enforces: enforces(fields)?, explain: fields.flag("explain")? })
     }
 
     fn decided(&self, desk: &Desk<'_>) -> Result<Decided, Lacking> {
@@ -377,23 +387,34 @@ impl<'v> Question<'v> {
         Ok((as_json(&wire), summary))
     }
 
-    fn evidence(&self) -> Evidence<'v> {
-        Evidence { stored: self.stored, proposed: self.proposed, body: self.asker.request.body }
+    fn evidence(&self) -> Evidence<'_> {
+        let stored = match &self.stored {
+            Known::NotLoaded => Stored::NotLoaded,
+            Known::Absent => Stored::Absent,
+            Known::Resource(json) => Stored::Known(json),
+        };
+        Evidence { stored, proposed: self.proposed.as_deref(), body: self.asker.request.body.as_deref() }
     }
 }
 
 impl<'v> Asker<'v> {
-    pub(super) fn read(fields: &Fields<'v>) -> Result<Asker<'v>, ApiError> {
-        let at = fields.here.as_str();
+    pub(super) fn read(desk: &Desk<'_>, fields: &Fields<'v>) -> Result<Asker<'v>, ApiError> {
         let who = match (fields.get("token"), fields.get("claims")) {
-            (Some(_), Some(_)) => return Err(ApiError::malformed(at, "both `token` and `claims` are given; send one")),
-            (None, None) => return Err(ApiError::malformed(at, "neither `token` nor `claims` is given")),
+            (Some(_), Some(_)) => return Err(fields.malformed("both `token` and `claims` are given; send one")),
+            (None, None) => return Err(fields.malformed("neither `token` nor `claims` is given")),
             (Some(_), None) => Bearer::Token(fields.text("token")?.unwrap_or_default()),
-            (None, Some(claims)) => Bearer::Claims(Fields::of(claims, &fields.at("claims"))?.object),
+            (None, Some(text)) => match desk.standings.and_then(|standings| standings.known_claims(text)) {
+                Some(known) => Bearer::Known(known),
+                None => Bearer::Claims(fields.object("claims", text)?, text),
+            },
         };
-        let request = fields.get("request").ok_or_else(|| ApiError::malformed(at, "`request` is missing"))?;
-        let request = Asked::read(request, &fields.at("request"))?;
-        Ok(Asker { who, request, facts: facts(fields.get("context"), &fields.at("context"))? })
+        let request = fields.get("request").ok_or_else(|| fields.malformed("`request` is missing"))?;
+        let request = Asked::read(&fields.below("request", request)?)?;
+        let facts = match fields.get("context") {
+            None => Facts::default(),
+            Some(context) => facts(&fields.below("context", context)?)?,
+        };
+        Ok(Asker { who, request, facts })
     }
 
     pub(super) fn facts(&self, desk: &Desk<'_>) -> Facts {
@@ -401,103 +422,96 @@ impl<'v> Asker<'v> {
     }
 
     pub(super) fn operation(&self, desk: &Desk<'_>) -> Result<Operation, operation::OperationError> {
-        let body = match self.request.body {
+        let body = match self.request.body.as_deref() {
             None if self.request.is_unseen => operation::Body::Unseen,
             None => operation::Body::None,
             Some(Value::String(form)) => operation::Body::Form(form),
             Some(json) => operation::Body::Json(json),
         };
-        let request = operation::Request {
-            method: self.request.method,
-            url: self.request.url,
-            headers: &self.request.headers,
-            body,
-        };
+        let headers: Vec<(&str, &str)> = self.request.headers.iter().map(|(name, value)| (&**name, &**value)).collect();
+        let request =
+            operation::Request { method: &self.request.method, url: &self.request.url, headers: &headers, body };
         operation::parse(&request, desk.snapshot.definitions, &desk.snapshot.request)
     }
 
     /// Who asks; or, for the client, why the token is no good.
     pub(super) fn standing(&self, desk: &Desk<'_>) -> Result<Result<Arc<Standing>, String>, Lacking> {
-        let (claims, verified) = match self.who {
-            Bearer::Claims(payload) => {
+        let principal = |claims: &Claims| {
+            let principal = desk.snapshot.rules.principal(claims, &desk.snapshot.request.bases);
+            principal.map_err(|refusal| refusal.message)
+        };
+        let make = |principal| match desk.standings {
+            Some(standings) => standings.make(&desk.snapshot.index, principal),
+            None => Standing::of(principal, &desk.snapshot.index).map(Arc::new),
+        };
+        Ok(match &self.who {
+            Bearer::Known(standing) => Ok(Arc::clone(standing)),
+            Bearer::Nobody => principal(&Claims::vouched(Map::new())).and_then(make),
+            Bearer::Claims(payload, text) => {
                 let claims = Claims::vouched(payload.clone());
-                if let Err(error) = claims.judge_times_form() {
-                    return Ok(Err(error.to_string()));
+                let in_form = claims.judge_times_form().map_err(|error| error.to_string());
+                let standing = in_form.and_then(|()| principal(&claims)).and_then(make);
+                if let (Some(standings), Ok(standing)) = (desk.standings, &standing) {
+                    standings.keep_claims(text, standing);
                 }
-                (claims, None)
+                standing
             }
-            Bearer::Nobody => (Claims::vouched(Map::new()), None),
             Bearer::Token(token) => {
                 if let Some(known) = desk.standings.and_then(|known| known.of_token(token, desk.issuers, desk.now)) {
                     return Ok(Ok(known));
                 }
                 match jws::verify_for_long(token, desk.issuers, &desk.limits.token, desk.now) {
-                    Ok((claims, validity)) => (claims, Some((token, validity))),
+                    Ok((claims, validity)) => {
+                        let standing = principal(&claims).and_then(make);
+                        if let (Some(standings), Ok(standing)) = (desk.standings, &standing) {
+                            standings.keep_token(token, validity, standing);
+                        }
+                        standing
+                    }
                     Err(TokenError::KeyUnknown { issuer_index }) if !desk.keys_are_final => {
                         return Err(Lacking::Key(issuer_index));
                     }
-                    Err(error) => return Ok(Err(error.to_string())),
+                    Err(error) => Err(error.to_string()),
                 }
             }
-        };
-        let make = || {
-            let principal = desk.snapshot.rules.principal(&claims, &desk.snapshot.request.bases);
-            Standing::of(principal.map_err(|refusal| refusal.message)?).map_err(|error| error.to_string())
-        };
-        let Some(standings) = desk.standings else { return Ok(make().map(Arc::new)) };
-        let standing = standings.of(&claims, make);
-        if let (Ok(standing), Some((token, validity))) = (&standing, verified) {
-            standings.keep_token(token, validity, Arc::clone(standing));
-        }
-        Ok(standing)
-    }
-}
-
-impl<'v> Asked<'v> {
-    fn read(value: &'v Value, at: &str) -> Result<Asked<'v>, ApiError> {
-        let fields = Fields::of(value, at)?;
-        fields.only(&["method", "url", "headers", "body"])?;
-        let required =
-            |name: &str| fields.text(name)?.ok_or_else(|| ApiError::malformed(at, format!("`{name}` is missing")));
-        let body = match fields.get("body") {
-            Some(Value::Null | Value::Bool(_) | Value::Number(_)) => {
-                return Err(ApiError::malformed(
-                    &fields.at("body"),
-                    "`body` must be JSON of FHIR, or a form as a string",
-                ));
-            }
-            body => body,
-        };
-        Ok(Asked {
-            method: required("method")?,
-            url: required("url")?,
-            headers: headers(&fields)?,
-            body,
-            is_unseen: false,
         })
     }
 }
 
-fn headers<'v>(fields: &Fields<'v>) -> Result<Vec<(&'v str, &'v str)>, ApiError> {
-    let Some(value) = fields.get("headers") else { return Ok(Vec::new()) };
-    let at = fields.at("headers");
-    let mut headers: Vec<(&str, &str)> = Vec::new();
-    for (name, value) in Fields::of(value, &at)?.object {
-        let Value::String(value) = value else {
-            return Err(ApiError::malformed(&pointer(&at, name), "a header's value must be a string"));
+impl<'v> Asked<'v> {
+    fn read(fields: &Fields<'v>) -> Result<Asked<'v>, ApiError> {
+        fields.only(&["method", "url", "headers", "body"])?;
+        let required = |name: &str| fields.text(name)?.ok_or_else(|| fields.malformed(format!("`{name}` is missing")));
+        let (method, url, headers) = (required("method")?, required("url")?, headers(fields)?);
+        let body = match fields.get("body").map(|text| fields.value(text)).transpose()? {
+            Some(Value::Null | Value::Bool(_) | Value::Number(_)) => {
+                let message = "`body` must be JSON of FHIR, or a form as a string";
+                return Err(ApiError::malformed(&fields.at("body"), message));
+            }
+            body => body.map(Cow::Owned),
+        };
+        Ok(Asked { method, url, headers, body, is_unseen: false })
+    }
+}
+
+fn headers<'v>(fields: &Fields<'v>) -> Result<Vec<Header<'v>>, ApiError> {
+    let Some(text) = fields.get("headers") else { return Ok(Vec::new()) };
+    let fields = fields.below("headers", text)?;
+    let mut headers: Vec<Header<'v>> = Vec::new();
+    for (name, text) in &fields.members {
+        let Some(value) = fields.string(text)? else {
+            return Err(ApiError::malformed(&fields.at(name), "a header's value must be a string"));
         };
         // one header in two spellings would be read differently by different readers
         if headers.iter().any(|(known, _)| known.eq_ignore_ascii_case(name)) {
-            return Err(ApiError::malformed(&pointer(&at, name), "the header stands twice"));
+            return Err(ApiError::malformed(&fields.at(name), "the header stands twice"));
         }
-        headers.push((name, value));
+        headers.push((name.clone(), value));
     }
     Ok(headers)
 }
 
-fn facts(value: Option<&Value>, at: &str) -> Result<Facts, ApiError> {
-    let Some(value) = value else { return Ok(Facts::default()) };
-    let fields = Fields::of(value, at)?;
+fn facts(fields: &Fields<'_>) -> Result<Facts, ApiError> {
     fields.only(&["purposeOfUse", "emergency", "sourceAddress", "server"])?;
     let source = match fields.text("sourceAddress")? {
         None => None,
@@ -508,10 +522,10 @@ fn facts(value: Option<&Value>, at: &str) -> Result<Facts, ApiError> {
         ),
     };
     Ok(Facts {
-        purposes: fields.texts("purposeOfUse")?.into_iter().map(str::to_owned).collect(),
+        purposes: fields.texts("purposeOfUse")?.into_iter().map(Cow::into_owned).collect(),
         emergency: fields.flag("emergency")?,
         source,
-        server: fields.text("server")?.unwrap_or_default().to_owned(),
+        server: fields.text("server")?.unwrap_or_default().into_owned(),
         now: 0,
     })
 }
@@ -519,7 +533,7 @@ fn facts(value: Option<&Value>, at: &str) -> Result<Facts, ApiError> {
 fn enforces(fields: &Fields<'_>) -> Result<Enforces, ApiError> {
     let mut enforces = Enforces::default();
     for (index, name) in fields.texts("enforces")?.into_iter().enumerate() {
-        match name {
+        match &*name {
             "filter" => enforces.filter = true,
             "checkResults" => enforces.check_results = true,
             "redact" => enforces.redact = true,
@@ -532,57 +546,121 @@ fn enforces(fields: &Fields<'_>) -> Result<Enforces, ApiError> {
     Ok(enforces)
 }
 
-/// The fields of a JSON object, and where it stands.
-pub(super) struct Fields<'v> {
-    object: &'v Map<String, Value>,
+/// The fields of a JSON object as texts, each read once it is known what it must be; and where the object stands.
+pub(super) struct Fields<'t> {
+    pub(super) members: Vec<(Cow<'t, str>, &'t str)>,
+    /// the JSON text of which the object is a part
+    whole: &'t str,
     here: String,
+    /// levels that a field may have
+    depth_left: usize,
 }
 
-impl<'v> Fields<'v> {
-    pub(super) fn of(value: &'v Value, at: &str) -> Result<Fields<'v>, ApiError> {
-        let object = value.as_object().ok_or_else(|| ApiError::malformed(at, "an object is expected here"))?;
-        Ok(Fields { object, here: at.to_owned() })
+impl<'t> Fields<'t> {
+    /// Of a text that is all one object.
+    pub(super) fn of_whole(whole: &'t str, depth_max: usize) -> Result<Fields<'t>, ApiError> {
+        let text = whole.trim_start_matches([' ', '\t', '\r', '\n']);
+        if !text.starts_with('{') {
+            // what is no JSON at all is told first
+            json::parse_str(whole, depth_max).map_err(not_json)?;
+        }
+        Fields { members: Vec::new(), whole, here: String::new(), depth_left: depth_max }.within(String::new(), text)
+    }
+
+    /// Some of the members of the object that all of a text is.
+    pub(super) fn some_of(whole: &'t str, members: Vec<(Cow<'t, str>, &'t str)>, depth_max: usize) -> Fields<'t> {
+        Fields { members, whole, here: String::new(), depth_left: depth_max.saturating_sub(1) }
+    }
+
+    /// The fields of an object that is one of these.
+    fn below(&self, name: &str, text: &'t str) -> Result<Fields<'t>, ApiError> {
+        self.within(self.at(name), text)
+    }
+
+    fn within(&self, here: String, text: &'t str) -> Result<Fields<'t>, ApiError> {
+        if !text.starts_with('{') {
+            return Err(ApiError::malformed(&here, "an object is expected here"));
+        }
+        let members = json::members(text).map_err(|error| self.broken(error, text))?;
+        Ok(Fields { members, whole: self.whole, here, depth_left: self.depth_left.saturating_sub(1) })
     }
 
     pub(super) fn only(&self, known: &[&str]) -> Result<(), ApiError> {
-        match self.object.keys().find(|name| !known.contains(&name.as_str())) {
+        match self.members.iter().find(|(name, _)| !known.contains(&name.as_ref())) {
             None => Ok(()),
-            Some(name) => {
+            Some((name, _)) => {
                 let message = format!("unknown field; known here: {}", known.join(", "));
                 Err(ApiError::malformed(&self.at(name), message))
             }
         }
     }
 
-    pub(super) fn get(&self, name: &str) -> Option<&'v Value> {
-        self.object.get(name)
+    fn get(&self, name: &str) -> Option<&'t str> {
+        self.members.iter().find(|(known, _)| known == name).map(|(_, text)| *text)
     }
 
-    pub(super) fn at(&self, name: &str) -> String {
+    fn at(&self, name: &str) -> String {
         pointer(&self.here, name)
     }
 
-    fn text(&self, name: &str) -> Result<Option<&'v str>, ApiError> {
-        match self.get(name) {
-            None => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text)),
-            Some(_) => Err(ApiError::malformed(&self.at(name), format!("`{name}` must be a string"))),
+    fn malformed(&self, message: impl Into<String>) -> ApiError {
+        ApiError::malformed(&self.here, message)
+    }
+
+    fn broken(&self, error: json::JsonError, part: &str) -> ApiError {
+        not_json(error.within(self.whole, part))
+    }
+
+    /// What the text of a field says.
+    fn value(&self, text: &str) -> Result<Value, ApiError> {
+        json::parse_str(text, self.depth_left).map_err(|error| self.broken(error, text))
+    }
+
+    fn object(&self, name: &str, text: &str) -> Result<Map<String, Value>, ApiError> {
+        match self.value(text)? {
+            Value::Object(object) => Ok(object),
+            _ => Err(ApiError::malformed(&self.at(name), "an object is expected here")),
         }
     }
 
-    fn texts(&self, name: &str) -> Result<Vec<&'v str>, ApiError> {
-        let wrong = || ApiError::malformed(&self.at(name), format!("`{name}` must be an array of strings"));
-        match self.get(name) {
-            None => Ok(Vec::new()),
-            Some(Value::Array(items)) => items.iter().map(|item| item.as_str().ok_or_else(wrong)).collect(),
-            Some(_) => Err(wrong()),
+    fn object_value(&self, name: &str, text: &str, or: &str) -> Result<Value, ApiError> {
+        match self.value(text)? {
+            object @ Value::Object(_) => Ok(object),
+            _ => Err(ApiError::malformed(&self.at(name), format!("`{name}` must be an object{or}"))),
         }
+    }
+
+    fn string(&self, text: &'t str) -> Result<Option<Cow<'t, str>>, ApiError> {
+        json::string(text).transpose().map_err(|error| self.broken(error, text))
+    }
+
+    fn items(&self, name: &str, text: &'t str, message: &str) -> Result<Vec<&'t str>, ApiError> {
+        match text.starts_with('[') {
+            true => json::items(text).map_err(|error| self.broken(error, text)),
+            false => Err(ApiError::malformed(&self.at(name), message)),
+        }
+    }
+
+    fn text(&self, name: &str) -> Result<Option<Cow<'t, str>>, ApiError> {
+        let Some(text) = self.get(name) else { return Ok(None) };
+        match self.string(text)? {
+            None => Err(ApiError::malformed(&self.at(name), format!("`{name}` must be a string"))),
+            text => Ok(text),
+        }
+    }
+
+    fn texts(&self, name: &str) -> Result<Vec<Cow<'t, str>>, ApiError> {
+        let Some(text) = self.get(name) else { return Ok(Vec::new()) };
+        let message = format!("`{name}` must be an array of strings");
+        let items = self.items(name, text, &message)?;
+        let item = |item| self.string(item)?.ok_or_else(|| ApiError::malformed(&self.at(name), message.as_str()));
+        items.into_iter().map(item).collect()
     }
 
     fn flag(&self, name: &str) -> Result<bool, ApiError> {
         match self.get(name) {
-            None => Ok(false),
-            Some(Value::Bool(flag)) => Ok(*flag),
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
             Some(_) => Err(ApiError::malformed(&self.at(name), format!("`{name}` must be true or false"))),
         }
     }

@@ -508,7 +508,7 @@ impl Answering {
             if said("resourceType") == "Bundle" && !is_of_one {
                 let mut sieve = Sieve::new(judging == Judging::Again || judge.permits_all());
                 for (name, text) in json::members(text)? {
-                    match name.as_str() {
+                    match name.as_ref() {
                         "entry" => {
                             for text in json::items(text)? {
                                 let entry = json::parse_str(text, self.depth_max)?;

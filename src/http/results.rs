@@ -4,9 +4,10 @@
 //! INVARIANT: a bundle comes back with less, never with more.
 //! Source: shared/API.md; FHIR R4 bundle.html, search.html "Managing returned resources".
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::engine::decide::{Enforces, Evidence, Stored, decide, result};
 use crate::engine::entities::Facts;
@@ -30,7 +31,7 @@ pub fn filter(desk: &Desk<'_>, body: &[u8]) -> Result<Result<Answered, ApiError>
         Ok(read) => read,
         Err(error) => return Ok(Err(error)),
     };
-    let asker = match Fields::of(&question, "").and_then(|fields| Asker::read(&fields)) {
+    let asker = match Asker::read(desk, &question) {
         Ok(asker) => asker,
         Err(error) => return Ok(Err(error)),
     };
@@ -52,7 +53,7 @@ pub fn filter(desk: &Desk<'_>, body: &[u8]) -> Result<Result<Answered, ApiError>
 enum Results<'t> {
     Resources(Vec<&'t str>),
     /// the members of a bundle
-    Bundle(Vec<(String, &'t str)>),
+    Bundle(Vec<(Cow<'t, str>, &'t str)>),
 }
 
 /// The whole body, of which parts are read.
@@ -64,22 +65,22 @@ struct Page<'t> {
 
 impl<'t> Page<'t> {
     /// Who asks for what, and the results apart.
-    fn question(self) -> Result<(Value, Results<'t>), ApiError> {
+    fn question(self) -> Result<(Fields<'t>, Results<'t>), ApiError> {
         let malformed = |at: &str, message: &str| Err(ApiError::malformed(at, message));
         if !self.text.trim_start().starts_with('{') {
             self.read(self.text, 0)?;
             return malformed("", "an object is expected here");
         }
-        let (mut question, mut resources, mut bundle) = (Map::new(), None, None);
+        let (mut question, mut resources, mut bundle) = (Vec::new(), None, None);
         for (name, text) in json::members(self.text).map_err(not_json)? {
-            match name.as_str() {
+            match name.as_ref() {
                 "resources" => resources = Some(text),
                 "bundle" => bundle = Some(text),
-                _ => drop(question.insert(name, self.read(text, 0)?)),
+                _ => question.push((name, text)),
             }
         }
-        let question = Value::Object(question);
-        if let Err(error) = Fields::of(&question, "")?.only(&["token", "claims", "request", "context"]) {
+        let question = Fields::some_of(self.text, question, self.depth_max);
+        if let Err(error) = question.only(&["token", "claims", "request", "context"]) {
             let message = "unknown field; known here: token, claims, request, context, resources, bundle";
             return Err(ApiError { message: message.to_owned(), ..error });
         }
@@ -95,7 +96,7 @@ impl<'t> Page<'t> {
     }
 
     /// A bundle of results: a batch or a document is judged by its own interaction.
-    fn bundle(self, text: &'t str) -> Result<Vec<(String, &'t str)>, ApiError> {
+    fn bundle(self, text: &'t str) -> Result<Vec<(Cow<'t, str>, &'t str)>, ApiError> {
         let malformed = |at: &str, message: &str| Err(ApiError::malformed(at, message));
         let members = json::members(text).map_err(|error| not_json(error.within(self.text, text)))?;
         let member = |name: &str| members.iter().find(|(known, _)| known == name).map(|(_, text)| *text);
@@ -138,7 +139,7 @@ impl<'t> Page<'t> {
     }
 
     /// `{ "bundle": … }`: without the entries that are denied, and without what counts them.
-    fn narrowed(self, members: &[(String, &str)], judge: Option<&Judge<'_>>) -> Result<Vec<u8>, ApiError> {
+    fn narrowed(self, members: &[(Cow<'_, str>, &str)], judge: Option<&Judge<'_>>) -> Result<Vec<u8>, ApiError> {
         let judged = |resource: &Value| judge.and_then(|judge| judge.judged(resource));
         let mut sieve = Sieve::new(judge.is_some_and(Judge::permits_all));
         for (name, text) in members {

@@ -231,7 +231,7 @@ pub fn holds(bytes: &[u8], cut: usize) -> bool {
             Ok(items) if name == ENTRY => {
                 expected.extend(items.into_iter().map(|item| Piece::Entry(item.to_owned())));
             }
-            _ => expected.push(Piece::Member(name, text.to_owned())),
+            _ => expected.push(Piece::Member(name.into_owned(), text.to_owned())),
         }
     }
     is_whole && read == Ok(expected)

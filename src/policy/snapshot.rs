@@ -18,8 +18,9 @@ use crate::fhir::action::Action;
 use crate::fhir::definitions::{Definitions, FhirVersion, ResourceType};
 use crate::fhir::{operation, resource};
 use crate::finding::Finding;
+use crate::policy::analysis::{Analysed, Form};
 use crate::policy::folder::Folder;
-use crate::policy::index::{Index, Indexed, action_uid};
+use crate::policy::index::{Index, action_uid};
 use crate::policy::schema;
 
 /// The claim rules of a folder.
@@ -84,18 +85,18 @@ impl Snapshot {
         let files = policy_files(folder, &settings.themes, &mut findings);
         let loaded = policies(&files, definitions, &mut findings);
         let fragments = schema_fragments(folder, &mut findings);
-        let warnings = validate(&loaded, &files, fragments.clone(), definitions, &mut findings);
+        let warnings = validate(&loaded, &files, &fragments, definitions, &mut findings);
         let bases = resource::Bases::new(settings.request.bases.iter().cloned())
             .map_err(|error| vec![Finding::of_file("fhir.bases", error)]);
         let bases = keep(bases, &mut findings);
         let (Some(rules), Some((actions, warnings)), Some(bases), true) = (rules, warnings, bases, findings.is_empty())
         else {
-            findings.sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
+            findings.sort_by(by_place);
             return Err(findings);
         };
         let described = loaded.iter().map(|policy| (policy.id(), policy.described())).collect();
         let groups = |action| groups_of(&actions, action);
-        let index = Index::new(loaded.into_iter().map(|policy| policy.indexed).collect(), definitions, groups);
+        let index = Index::new(loaded.into_iter().map(|policy| policy.analysed).collect(), definitions, groups);
         Ok(Snapshot {
             revision: revision(folder, &files, settings),
             definitions,
@@ -132,14 +133,14 @@ impl Snapshot {
 
 /// One policy and where it stands.
 struct Loaded {
-    indexed: Indexed,
+    analysed: Analysed,
     file: String,
     offset: usize,
 }
 
 impl Loaded {
     fn policy(&self) -> &Policy {
-        self.indexed.policy()
+        self.analysed.policy()
     }
 
     fn id(&self) -> String {
@@ -156,6 +157,10 @@ impl Loaded {
             redact: redact.split(',').map(|path| path.trim().to_owned()).filter(|path| !path.is_empty()).collect(),
         }
     }
+}
+
+fn by_place(a: &Finding, b: &Finding) -> std::cmp::Ordering {
+    (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column))
 }
 
 fn keep<T>(result: Result<T, Vec<Finding>>, findings: &mut Vec<Finding>) -> Option<T> {
@@ -195,22 +200,23 @@ fn policy_files<'f>(folder: &'f Folder, themes: &[String], findings: &mut Vec<Fi
 
 fn policies(files: &BTreeMap<&str, &str>, definitions: &Definitions, findings: &mut Vec<Finding>) -> Vec<Loaded> {
     let mut loaded: Vec<Loaded> = Vec::new();
-    let mut ids: HashMap<String, (String, usize)> = HashMap::new();
+    let mut ids: HashMap<String, (&str, usize)> = HashMap::new();
     for (file, text) in files {
         for (policy, offset) in parse(file, text, findings) {
-            let at = position(text, offset);
+            let at = || position(text, offset);
             match identified(policy, definitions) {
-                Ok(indexed) => {
-                    let policy = Loaded { indexed, file: (*file).to_owned(), offset };
-                    if let Some((other, line)) = ids.insert(policy.id(), ((*file).to_owned(), at.0)) {
+                Ok(analysed) => {
+                    let policy = Loaded { analysed, file: (*file).to_owned(), offset };
+                    if let Some((other, offset)) = ids.insert(policy.id(), (*file, offset)) {
+                        let (line, _) = position(files.get(other).copied().unwrap_or_default(), offset);
                         let message = format!("the id `{}` is taken at {other}:{line}", policy.id());
                         let help = "give every policy an `@id` of its own";
-                        findings.push(finding(file, at, message, Some(help.to_owned())));
+                        findings.push(finding(file, at(), message, Some(help.to_owned())));
                     } else {
                         loaded.push(policy);
                     }
                 }
-                Err((message, help)) => findings.push(finding(file, at, message, help)),
+                Err((message, help)) => findings.push(finding(file, at(), message, help)),
             }
         }
     }
@@ -227,35 +233,31 @@ fn parse(file: &str, text: &str, findings: &mut Vec<Finding>) -> Vec<(Policy, us
         }
     };
     for template in set.templates() {
-        let offset = template.to_cedar().find_in(text);
+        let offset = text.find(&template.to_cedar()).unwrap_or_default();
         let help = "write the policy out, with its principal and resource".to_owned();
         let message = "templates are not supported".to_owned();
         findings.push(finding(file, position(text, offset), message, Some(help)));
     }
-    let mut policies: Vec<(Policy, usize)> = set
-        .policies()
-        .map(|policy| {
-            let offset = policy.to_cedar().unwrap_or_default().find_in(text);
-            (policy.clone(), offset)
-        })
-        .collect();
-    policies.sort_by_key(|(_, offset)| *offset);
-    policies
-}
-
-trait FindIn {
-    fn find_in(&self, text: &str) -> usize;
-}
-
-impl FindIn for String {
-    /// Where a policy's own text stands in its file; its start where Cedar writes it otherwise.
-    fn find_in(&self, text: &str) -> usize {
-        text.find(self.as_str()).unwrap_or(0)
-    }
+    // Cedar numbers the policies of a text: `policy0`, `policy1` …
+    let number = |policy: &Policy| {
+        let id: &str = policy.id().as_ref();
+        id.strip_prefix("policy").and_then(|number| number.parse::<usize>().ok())
+    };
+    let mut policies: Vec<Policy> = set.policies().cloned().collect();
+    policies.sort_by_key(number);
+    let mut end = 0;
+    let offset = |policy: Policy| {
+        // where Cedar writes it otherwise than it stands: after the one before
+        let own = policy.to_cedar().unwrap_or_default();
+        let start = text.get(end..).and_then(|rest| rest.find(own.as_str())).map_or(end, |found| end + found);
+        end = text.len().min(start + own.len());
+        (policy, start)
+    };
+    policies.into_iter().map(offset).collect()
 }
 
 /// A policy under its stable id, taken apart; or what is wrong with it, and the mend.
-fn identified(policy: Policy, definitions: &Definitions) -> Result<Indexed, (String, Option<String>)> {
+fn identified(policy: Policy, definitions: &Definitions) -> Result<Analysed, (String, Option<String>)> {
     let id = policy.annotation("id").unwrap_or_default().to_owned();
     if id.is_empty() || id.len() > 200 || !id.chars().all(|c| c.is_ascii_alphanumeric() || "-_./:".contains(c)) {
         let help = "write `@id(\"a-stable-name\")` before it, of letters, digits and `-_./:`";
@@ -264,10 +266,10 @@ fn identified(policy: Policy, definitions: &Definitions) -> Result<Indexed, (Str
     if let Some(redact) = policy.annotation("redact") {
         redact_is_read(redact, policy.effect(), definitions)?;
     }
-    let indexed = Indexed::new(policy.new_id(PolicyId::new(id)), CONDITION_DEPTH_MAX)
+    let analysed = Analysed::new(policy.new_id(PolicyId::new(id)), CONDITION_DEPTH_MAX)
         .map_err(|error| (error.to_string(), None))?;
-    tags_exist(&indexed, definitions)?;
-    Ok(indexed)
+    tags_exist(&analysed, definitions)?;
+    Ok(analysed)
 }
 
 fn redact_is_read(redact: &str, effect: Effect, definitions: &Definitions) -> Result<(), (String, Option<String>)> {
@@ -289,13 +291,13 @@ fn redact_is_read(redact: &str, effect: Effect, definitions: &Definitions) -> Re
 }
 
 /// Tags of the resource are named as search parameters of the types that the policy is about.
-fn tags_exist(indexed: &Indexed, definitions: &Definitions) -> Result<(), (String, Option<String>)> {
-    let about = indexed.about();
+fn tags_exist(analysed: &Analysed, definitions: &Definitions) -> Result<(), (String, Option<String>)> {
+    let about = analysed.about();
     let types: Vec<ResourceType> = match about.as_deref() {
         Some(name) => definitions.resource_type(name).into_iter().collect(),
         None => definitions.resource_types().collect(),
     };
-    for tag in indexed.resource_tags() {
+    for tag in analysed.resource_tags() {
         if !types.iter().any(|of| resource::is_covered(definitions, *of, tag)) {
             let of = about.as_deref().unwrap_or("any resource type");
             let help = "tags are named as FHIR search parameters of kind token, reference or uri; see docs/search-parameters.md";
@@ -323,51 +325,88 @@ fn schema_fragments(folder: &Folder, findings: &mut Vec<Finding>) -> Vec<SchemaF
 fn validate(
     loaded: &[Loaded],
     files: &BTreeMap<&str, &str>,
-    fragments: Vec<SchemaFragment>,
+    fragments: &[SchemaFragment],
     definitions: &Definitions,
     findings: &mut Vec<Finding>,
 ) -> Option<(HashMap<Action, Entity>, Vec<Finding>)> {
-    let schema = match schema_for(loaded, fragments, definitions) {
-        Ok(schema) => schema,
+    let bare = schema_for(&BTreeSet::new(), fragments, definitions);
+    let entities = match bare.and_then(|schema| schema.action_entities().map_err(|error| error.to_string())) {
+        Ok(entities) => entities,
         Err(message) => {
             findings.push(finding("*.cedarschema", (0, 0), message, None));
             return None;
         }
     };
-    let mut set = PolicySet::new();
+    let mut warnings = Vec::new();
+    for (types, forms) in by_types_and_form(loaded) {
+        match schema_for(&types, fragments, definitions) {
+            Ok(schema) => validate_forms(&Validator::new(schema), &forms, files, findings, &mut warnings),
+            Err(message) => findings.push(finding("*.cedarschema", (0, 0), message, None)),
+        }
+    }
+    warnings.sort_by(by_place);
+    let by_uid: HashMap<EntityUid, Entity> =
+        entities.iter().map(|entity| (entity.uid(), with_all_groups(entity, &entities))).collect();
+    let actions =
+        Action::all().filter_map(|(action, _)| Some((action, by_uid.get(&action_uid(action.as_str())?)?.clone())));
+    Some((actions.collect(), warnings))
+}
+
+/// Policies of one form, which are valid together or not at all.
+type Forms<'l> = BTreeMap<&'l Form, Vec<&'l Loaded>>;
+
+/// The schema for policies grows with the types that they name, and validation with the schema.
+fn by_types_and_form(loaded: &[Loaded]) -> BTreeMap<BTreeSet<String>, Forms<'_>> {
+    let mut by_types: BTreeMap<BTreeSet<String>, Forms<'_>> = BTreeMap::new();
     for policy in loaded {
-        if let Err(error) = set.add(policy.policy().clone()) {
-            findings.push(finding(&policy.file, (0, 0), error.to_string(), None));
+        let forms = by_types.entry(policy.analysed.types().clone()).or_default();
+        forms.entry(policy.analysed.form()).or_default().push(policy);
+    }
+    by_types
+}
+
+/// Validates one policy of each form; where that is not without findings, each of the form for its own.
+fn validate_forms(
+    validator: &Validator,
+    forms: &Forms<'_>,
+    files: &BTreeMap<&str, &str>,
+    findings: &mut Vec<Finding>,
+    warnings: &mut Vec<Finding>,
+) {
+    let strictly = |policies: &[&Loaded]| validator.validate(&set_of(policies), ValidationMode::Strict);
+    let ones: Vec<&Loaded> = forms.values().filter_map(|alike| alike.first().copied()).collect();
+    if strictly(&ones).validation_passed_without_warnings() {
+        return;
+    }
+    for alike in forms.values() {
+        let one: Vec<&Loaded> = alike.iter().take(1).copied().collect();
+        if strictly(&one).validation_passed_without_warnings() {
+            continue;
+        }
+        for policy in alike {
+            let result = strictly(&[policy]);
+            let text = files.get(policy.file.as_str()).copied().unwrap_or_default();
+            let place = |diagnostic: &dyn Diagnostic| {
+                let mut found = from_diagnostic(&policy.file, text, diagnostic);
+                if found.line == 0 {
+                    (found.line, found.column) = position(text, policy.offset);
+                }
+                found
+            };
+            findings.extend(result.validation_errors().map(|error| place(error)));
+            warnings.extend(result.validation_warnings().map(|warning| place(warning)));
         }
     }
-    let places: HashMap<String, &Loaded> = loaded.iter().map(|policy| (policy.id(), policy)).collect();
-    let place = |id: &PolicyId, diagnostic: &dyn Diagnostic| {
-        let id: &str = id.as_ref();
-        let Some(policy) = places.get(id) else { return finding("", (0, 0), diagnostic.to_string(), None) };
-        let text = files.get(policy.file.as_str()).copied().unwrap_or_default();
-        let mut found = from_diagnostic(&policy.file, text, diagnostic);
-        if found.line == 0 {
-            (found.line, found.column) = position(text, policy.offset);
-        }
-        found
-    };
-    let entities = schema.action_entities().map_err(|error| error.to_string());
-    let result = Validator::new(schema).validate(&set, ValidationMode::Strict);
-    findings.extend(result.validation_errors().map(|error| place(error.policy_id(), error)));
-    let warnings = result.validation_warnings().map(|warning| place(warning.policy_id(), warning)).collect();
-    match entities {
-        Ok(entities) => {
-            let by_uid: HashMap<EntityUid, Entity> =
-                entities.iter().map(|entity| (entity.uid(), with_all_groups(entity, &entities))).collect();
-            let actions = Action::all()
-                .filter_map(|(action, _)| Some((action, by_uid.get(&action_uid(action.as_str())?)?.clone())));
-            Some((actions.collect(), warnings))
-        }
-        Err(message) => {
-            findings.push(finding("*.cedarschema", (0, 0), message, None));
-            None
-        }
+}
+
+fn set_of(policies: &[&Loaded]) -> PolicySet {
+    let mut set = PolicySet::new();
+    for policy in policies {
+        // INVARIANT: ids are unique here (`policies`), which is all that `add` could object to
+        let added = set.add(policy.policy().clone());
+        debug_assert!(added.is_ok(), "policy ids are unique");
     }
+    set
 }
 
 /// An action with every group it is in as a direct parent, so that it can be asked about without the groups at hand.
@@ -382,19 +421,20 @@ fn groups_of(actions: &HashMap<Action, Entity>, action: Action) -> HashSet<Entit
     groups.into_iter().chain([uid]).collect()
 }
 
-/// The schema that these policies need: its actions apply to the types that they name, and to one that none names.
-fn schema_for(loaded: &[Loaded], fragments: Vec<SchemaFragment>, definitions: &Definitions) -> Result<Schema, String> {
-    let mut named: BTreeSet<String> = BTreeSet::new();
-    for policy in loaded {
-        policy.indexed.types_named(&mut named);
-    }
+/// The schema that policies need which name these types: its actions apply to them, and to a resource type that they
+/// do not name.
+fn schema_for(
+    named: &BTreeSet<String>,
+    fragments: &[SchemaFragment],
+    definitions: &Definitions,
+) -> Result<Schema, String> {
     let unnamed = definitions.resource_types().map(ResourceType::as_str).find(|name| !named.contains(*name));
     let types: Vec<&str> = definitions
         .resource_types()
         .map(ResourceType::as_str)
         .filter(|name| named.contains(*name) || Some(*name) == unnamed)
         .collect();
-    schema_of(definitions, |_| &types, fragments)
+    schema_of(definitions, |_| &types, fragments.to_vec())
 }
 
 fn schema_of<'t>(

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 /// Rooms from the lowest to the highest; a room may import those before it, and its own.
 const ORDER: &[&[&str]] = &[
-    &["finding", "json"],
+    &["cache", "finding", "json"],
     &["token", "fhir"],
     &["claims"],
     &["policy"],
