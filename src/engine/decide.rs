@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::claims::rules::{Authority, Kind};
 use crate::claims::scope::Constraint;
 use crate::engine::entities::{Content, Facts, View, context, resource_entity, resource_uid};
-use crate::engine::filter::{Filter, filter};
+use crate::engine::filter::{Filter, Visible};
 use crate::engine::narrow::{Accounts, Needs, is_found, may_be_left_out};
 use crate::engine::residual::{self, Atom, Formula, Known};
 use crate::engine::standing::{Asked, Standing};
@@ -266,17 +266,18 @@ impl Asker<'_> {
     /// All questions of an operation: the worst answer is the operation's, but for what can be narrowed.
     fn all(&self, operation: &Operation, questions: &[Question<'_>]) -> Answer {
         let mut redact = BTreeSet::new();
-        let mut policies = BTreeSet::new();
+        let mut policies: BTreeSet<&String> = BTreeSet::new();
         let mut accounts = Accounts::default();
-        for (question, verdict) in self.verdicts(operation, questions) {
-            match &*verdict {
+        let verdicts = self.verdicts(operation, questions);
+        for (question, verdict) in &verdicts {
+            match &**verdict {
                 Verdict::Permit(ids) => {
                     redact.extend(self.agreed_to_hide(ids));
-                    policies.extend(ids.iter().cloned());
+                    policies.extend(ids);
                     let of = self.snapshot.definitions.resource_type(question.of);
                     accounts.visible.extend(of.filter(|_| is_found(question)));
                 }
-                Verdict::Undecided(open) => accounts.open.push((question, open.clone())),
+                Verdict::Undecided(open) => accounts.open.push((question, open)),
                 Verdict::Forbid(ids) => accounts.denied.push((question, (Code::Forbidden, ids.clone()))),
                 Verdict::NoPermit | Verdict::Failed(_) => {
                     accounts.denied.push((question, (Code::NoPermit, BTreeSet::new())));
@@ -285,7 +286,7 @@ impl Asker<'_> {
         }
         for (_, open) in &accounts.open {
             redact.extend(self.may_hide(open));
-            policies.extend(open.sure.iter().chain(&open.maybe).cloned());
+            policies.extend(open.sure.iter().chain(&open.maybe));
         }
         let needs = match questions {
             [] => Err((Code::NoPermit, BTreeSet::new())),
@@ -297,15 +298,17 @@ impl Asker<'_> {
             }
             needs => needs,
         };
-        let determining =
-            |ids: BTreeSet<String>, permits| ids.into_iter().map(|id| Determining { id, permits }).collect();
+        let determining = |id: String, permits| Determining { id, permits };
         match needs {
             Ok(Needs { filter, check_results }) => Answer {
                 decision: Decision::Permit(Obligations { filter, check_results, redact }),
-                policies: determining(policies, true),
+                policies: policies.into_iter().map(|id| determining(id.clone(), true)).collect(),
                 entries: Vec::new(),
             },
-            Err((code, ids)) => Answer { policies: determining(ids, false), ..Answer::deny(code, message(code)) },
+            Err((code, ids)) => Answer {
+                policies: ids.into_iter().map(|id| determining(id, false)).collect(),
+                ..Answer::deny(code, message(code))
+            },
         }
     }
 
@@ -388,13 +391,13 @@ impl Asker<'_> {
     /// What guards leave open may be settled by what is known of the resource before it is at hand.
     fn refined(&self, operation: &Operation, question: &Question<'_>, verdict: Arc<Verdict>) -> Arc<Verdict> {
         let (Verdict::Undecided(open), Content::Unknown) = (&*verdict, question.content) else { return verdict };
-        let Some(formula) = self.formula(operation, question) else { return verdict };
+        let Some(visible) = self.visible(operation, question) else { return verdict };
         let permits = if open.sure.is_empty() { &open.maybe } else { &open.sure };
         // which of the permits are satisfied is not known: they must agree on what they hide
-        let disagree = open.sure.is_empty() && self.agreed_to_hide(permits) != self.may_hide(open);
-        match formula {
-            formula if formula == Formula::FALSE => Arc::new(Verdict::NoPermit),
-            formula if formula == Formula::TRUE && !disagree => Arc::new(Verdict::Permit(permits.clone())),
+        let disagree = || open.sure.is_empty() && self.agreed_to_hide(permits) != self.may_hide(open);
+        match &visible.formula {
+            formula if *formula == Formula::FALSE => Arc::new(Verdict::NoPermit),
+            formula if *formula == Formula::TRUE && !disagree() => Arc::new(Verdict::Permit(permits.clone())),
             _ => verdict,
         }
     }
@@ -411,33 +414,42 @@ impl Asker<'_> {
         self.standing.asked((*action, question.of, which), *role, operation.name.as_deref(), self.facts)
     }
 
-    /// What a question wants to know of resources of its type, without what is known of them already.
-    /// `None` where that cannot be said.
-    pub(super) fn formula(&self, operation: &Operation, question: &Question<'_>) -> Option<Formula> {
+    /// What a question leaves visible of the resources that it is about; `None` where that cannot be said.
+    pub(super) fn visible(&self, operation: &Operation, question: &Question<'_>) -> Option<Arc<Visible>> {
         let of = self.snapshot.definitions.resource_type(question.of)?;
         let known = self.known(operation, question, of);
-        let formula = self.formula_of_type(operation, &Question { id: None, ..*question })?;
-        Some(formula.given(&|atom| known.judge(atom)))
-    }
-
-    /// Of resources of a type in general: what an id adds is judged with the rest of what is known.
-    fn formula_of_type(&self, operation: &Operation, question: &Question<'_>) -> Option<Arc<Formula>> {
-        let asked = self.asked(operation, question);
-        if let Some(known) = self.standing.formula(&asked) {
-            return known;
+        let visible = self.visible_of_type(operation, &Question { id: None, ..*question }, of)?;
+        match known.is_of_type_alone() {
+            true => Some(visible),
+            false => Some(Arc::new(Visible::of(visible.formula.given(&|atom| known.judge(atom))))),
         }
-        let slice = self.slice(question)?;
-        let formula = self.find_formula(operation, question, &slice).map(Arc::new);
-        if slice.is_timeless() {
-            self.standing.keep_formula(asked, formula.clone());
-        }
-        formula
     }
 
     /// What a question leaves visible, as searches, for the explanation.
-    pub(super) fn visible(&self, operation: &Operation, question: &Question<'_>) -> Option<Filter> {
+    pub(super) fn searches(&self, operation: &Operation, question: &Question<'_>) -> Option<Filter> {
         let of = self.snapshot.definitions.resource_type(question.of)?;
-        filter(&self.formula(operation, question)?, &self.known(operation, question, of), true)
+        self.visible(operation, question)?.filter(&self.known(operation, question, of), true).cloned()
+    }
+
+    /// Of a type in general.
+    fn visible_of_type(
+        &self,
+        operation: &Operation,
+        question: &Question<'_>,
+        of: ResourceType,
+    ) -> Option<Arc<Visible>> {
+        let asked = self.asked(operation, question);
+        if let Some(found) = self.standing.visible(&asked) {
+            return found;
+        }
+        let slice = self.slice(question)?;
+        let known = Known { of, id: None, within: None, definitions: self.snapshot.definitions };
+        let formula = self.find_formula(operation, question, &slice);
+        let visible = formula.map(|formula| Arc::new(Visible::of(formula.given(&|atom| known.judge(atom)))));
+        if slice.is_timeless() {
+            self.standing.keep_visible(asked, visible.clone());
+        }
+        visible
     }
 
     /// What is known of the resources of a question. All that a search of a compartment finds is in it.
@@ -601,9 +613,9 @@ impl Asker<'_> {
 
     /// Element paths that every permit of these hides: one that hides less permits the rest.
     fn agreed_to_hide(&self, permits: &BTreeSet<String>) -> BTreeSet<String> {
-        let described = self.snapshot.described();
-        let hidden = permits.iter().map(|id| described.get(id).map(|policy| policy.redact.clone()).unwrap_or_default());
-        hidden.reduce(|a, b| a.intersection(&b).cloned().collect()).unwrap_or_default()
+        let hidden = permits.iter().map(|id| self.snapshot.redact(id));
+        let hidden = hidden.collect::<Option<Vec<&BTreeSet<String>>>>().unwrap_or_default();
+        hidden.into_iter().cloned().reduce(|a, b| a.intersection(&b).cloned().collect()).unwrap_or_default()
     }
 
     /// Element paths to hide where it depends on the resource which permits there are: those of any that may stand

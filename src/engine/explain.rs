@@ -98,7 +98,7 @@ pub fn explain(
                 let (action, of) = (question.access.action, question.of);
                 let verdict = asker.question(operation, question);
                 let filter = match &*verdict {
-                    Verdict::Undecided(_) => asker.visible(operation, question),
+                    Verdict::Undecided(_) => asker.searches(operation, question),
                     Verdict::Permit(_) | Verdict::Forbid(_) | Verdict::NoPermit | Verdict::Failed(_) => None,
                 };
                 Asked {

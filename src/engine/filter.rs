@@ -5,6 +5,7 @@
 //! Source: FHIR search.html (R4 §3.1.1.4 token, reference and uri, `:not`, `:missing`; §3.1.1.1.4 compartments).
 
 use std::collections::BTreeSet;
+use std::sync::OnceLock;
 
 use crate::engine::residual::{Atom, Element, Formula, Known, Literal};
 use crate::fhir::definitions::{Compartment, FhirId, ParameterKind};
@@ -34,6 +35,33 @@ pub enum Whole {
     Type(Vec<Parameter>),
     /// of the type within a compartment, whose definition unites several references, with these criteria
     Compartment(Compartment, FhirId, Vec<Parameter>),
+}
+
+/// What is visible of resources, and the searches that find it, made when they are first asked for.
+#[derive(Debug)]
+pub struct Visible {
+    pub formula: Formula,
+    /// without a check of each result, and with
+    filters: [OnceLock<Option<Filter>>; 2],
+}
+
+impl Visible {
+    pub fn of(formula: Formula) -> Visible {
+        Visible { formula, filters: [OnceLock::new(), OnceLock::new()] }
+    }
+
+    /// As [`filter`]. `known` is what the formula was made by, whoever asks.
+    pub fn filter(&self, known: &Known<'_>, may_check: bool) -> Option<&Filter> {
+        let [unchecked, checked] = &self.filters;
+        let found = if may_check { checked } else { unchecked };
+        found.get_or_init(|| filter(&self.formula, known, may_check)).as_ref()
+    }
+
+    /// What it takes in memory at most, reckoned rather too much.
+    pub fn bytes(&self) -> usize {
+        // each search says what the formula says
+        3 * self.formula.bytes()
+    }
 }
 
 /// The filter of a formula from which `known` has taken all that it judges; `None` where nothing can be shown.

@@ -5,9 +5,10 @@
 //! Source: shared/RULES "What is asked and what is known"; FHIR http.html, search.html; Bulk Data Access 2.0.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use crate::engine::decide::{Asker, Code, Open, Question};
-use crate::engine::filter::{Filter, Whole, filter};
+use crate::engine::filter::{Filter, Visible, Whole};
 use crate::engine::residual::Formula;
 use crate::fhir::definitions::ResourceType;
 use crate::fhir::operation::{AccessRole, EvidenceKind, Interaction, Narrowing, Operation};
@@ -31,7 +32,7 @@ pub struct Narrowed {
 pub(super) struct Accounts<'q> {
     /// the types of primary accesses that are permitted
     pub(super) visible: Vec<ResourceType>,
-    pub(super) open: Vec<(&'q Question<'q>, Open)>,
+    pub(super) open: Vec<(&'q Question<'q>, &'q Open)>,
     pub(super) denied: Vec<(&'q Question<'q>, Denied)>,
 }
 
@@ -63,7 +64,7 @@ impl Asker<'_> {
         let hidden = worst(primary.iter().map(|(_, denied)| denied.clone()));
         let (open, stuck): (Vec<_>, Vec<_>) =
             open.into_iter().partition(|(question, _)| can_be_narrowed(operation, question));
-        let lacking = |open: &[(&Question<'_>, Open)]| {
+        let lacking = |open: &[(&Question<'_>, &Open)]| {
             worst(open.iter().map(|(question, _)| (question.lacking, BTreeSet::new())))
         };
         if let Some(denied) = lacking(&stuck) {
@@ -99,19 +100,23 @@ impl Asker<'_> {
         &self,
         operation: &Operation,
         of: ResourceType,
-        open: &[(&Question<'_>, Open)],
+        open: &[(&Question<'_>, &Open)],
         needs: &mut Needs,
     ) -> Result<(), Denied> {
         let unenforceable = || Err((Code::Unenforceable, BTreeSet::new()));
         if !self.enforces.filter {
             return unenforceable();
         }
-        let formulas = open.iter().map(|(question, _)| self.formula(operation, question));
-        let Some(formulas) = formulas.collect::<Option<Vec<Formula>>>() else { return unenforceable() };
+        let visible = open.iter().map(|(question, _)| self.visible(operation, question));
+        let Some(visible) = visible.collect::<Option<Vec<Arc<Visible>>>>() else { return unenforceable() };
         let Some((question, _)) = open.first() else { return unenforceable() };
+        let visible = match visible.as_slice() {
+            [one] => Arc::clone(one),
+            several => Arc::new(Visible::of(Formula::all(several.iter().map(|visible| visible.formula.clone())))),
+        };
         let known = self.known(operation, question, of);
         let may_check = self.enforces.check_results && operation.is_checkable();
-        let Some(filter) = filter(&Formula::all(formulas), &known, may_check) else { return unenforceable() };
+        let Some(filter) = visible.filter(&known, may_check) else { return unenforceable() };
         needs.check_results = filter.is_checked;
         needs.filter = (!filter.any_of.is_empty()).then(|| self.narrowed_by(operation, filter));
         Ok(())
@@ -123,7 +128,7 @@ impl Asker<'_> {
         operation: &Operation,
         how: Narrowing,
         visible: Vec<ResourceType>,
-        open: &[(&Question<'_>, Open)],
+        open: &[(&Question<'_>, &Open)],
         needs: &mut Needs,
     ) -> Result<(), Denied> {
         let may_check = self.enforces.check_results && operation.is_checkable();
@@ -176,37 +181,37 @@ impl Asker<'_> {
         question: &Question<'_>,
     ) -> Option<(ResourceType, Vec<String>, bool)> {
         let of = self.snapshot.definitions.resource_type(question.of)?;
-        let formula = self.formula(operation, question)?;
-        let Filter { any_of, is_complete, .. } = filter(&formula, &self.known(operation, question, of), false)?;
+        let visible = self.visible(operation, question)?;
+        let Filter { any_of, is_complete, .. } = visible.filter(&self.known(operation, question, of), false)?;
         let filters = any_of.iter().map(|criteria| format!("{of}?{}", write_parameters(criteria)));
-        Some((of, filters.collect(), is_complete))
+        Some((of, filters.collect(), *is_complete))
     }
 
-    fn narrowed_by(&self, operation: &Operation, filter: Filter) -> Narrowed {
+    fn narrowed_by(&self, operation: &Operation, filter: &Filter) -> Narrowed {
         let Filter { any_of, is_complete, whole, .. } = filter;
         if operation.conditional {
             // criteria stand in one place and cannot be a union: the first part is what an owner's record is found by
             let (criteria, is_whole) = match (whole, any_of.first()) {
-                (Some(Whole::Type(criteria)), _) => (criteria, any_of.len() == 1),
-                (_, Some(first)) => (first.clone(), any_of.len() == 1),
-                (_, None) => (Vec::new(), true),
+                (Some(Whole::Type(criteria)), _) => (criteria.as_slice(), any_of.len() == 1),
+                (_, Some(first)) => (first.as_slice(), any_of.len() == 1),
+                (_, None) => (Default::default(), true),
             };
-            let if_none_exist = operation.if_none_exist_with(&criteria);
+            let if_none_exist = operation.if_none_exist_with(criteria);
             return Narrowed {
-                any_of: vec![write_parameters(&criteria)],
-                is_complete: is_complete && is_whole,
-                url: if_none_exist.is_none().then(|| operation.url_with(&criteria)),
+                any_of: vec![write_parameters(criteria)],
+                is_complete: *is_complete && is_whole,
+                url: if_none_exist.is_none().then(|| operation.url_with(criteria)),
                 if_none_exist,
             };
         }
         let whole = match whole {
             Some(Whole::Compartment(..)) if !self.snapshot.request.searches_compartments => {
                 // the union in another way there is not: its first part, which is what an owner's record is found by
-                let first = any_of.into_iter().next().unwrap_or_default();
+                let first = any_of.first().map(Vec::as_slice).unwrap_or_default();
                 return Narrowed {
-                    any_of: vec![write_parameters(&first)],
+                    any_of: vec![write_parameters(first)],
                     is_complete: false,
-                    url: Some(operation.url_with(&first)),
+                    url: Some(operation.url_with(first)),
                     if_none_exist: None,
                 };
             }
@@ -214,14 +219,12 @@ impl Asker<'_> {
         };
         Narrowed {
             url: match whole {
-                Some(Whole::Type(criteria)) => Some(operation.url_with(&criteria)),
-                Some(Whole::Compartment(compartment, id, criteria)) => {
-                    operation.url_within(compartment, &id, &criteria)
-                }
+                Some(Whole::Type(criteria)) => Some(operation.url_with(criteria)),
+                Some(Whole::Compartment(compartment, id, criteria)) => operation.url_within(*compartment, id, criteria),
                 None => None,
             },
             any_of: any_of.iter().map(|criteria| write_parameters(criteria)).collect(),
-            is_complete,
+            is_complete: *is_complete,
             if_none_exist: None,
         }
     }

@@ -153,6 +153,11 @@ pub struct Known<'a> {
 }
 
 impl Known<'_> {
+    /// Whether no more is known of the resources than their type.
+    pub fn is_of_type_alone(&self) -> bool {
+        self.id.is_none() && self.within.is_none()
+    }
+
     /// Whether an atom is true of every such resource, or of none.
     pub fn judge(&self, atom: &Atom) -> Option<bool> {
         match atom {

@@ -11,7 +11,7 @@ use crate::cache::{BYTES_MAX_DEFAULT, Cache};
 use crate::claims::rules::Principal;
 use crate::engine::decide::Verdict;
 use crate::engine::entities::{Facts, Views};
-use crate::engine::residual::Formula;
+use crate::engine::filter::Visible;
 use crate::fhir::action::Action;
 use crate::fhir::operation::AccessRole;
 use crate::policy::index::{Index, Membership, Which};
@@ -33,7 +33,7 @@ pub struct Standing {
 struct Answers {
     verdicts: Cache<Asked, Arc<Verdict>>,
     /// what is visible, where it depends on the resource; `None` where that cannot be said
-    formulas: Cache<Asked, Option<Arc<Formula>>>,
+    visible: Cache<Asked, Option<Arc<Visible>>>,
     /// of these so many
     standings: AtomicU64,
 }
@@ -112,14 +112,14 @@ impl Standing {
         self.answers.verdicts.keep(asked, verdict, bytes);
     }
 
-    /// The formula that was found before; or that there is none.
-    pub fn formula(&self, asked: &Asked) -> Option<Option<Arc<Formula>>> {
-        self.answers.formulas.get(asked)
+    /// What was found to be visible before; or that it cannot be said.
+    pub fn visible(&self, asked: &Asked) -> Option<Option<Arc<Visible>>> {
+        self.answers.visible.get(asked)
     }
 
-    pub fn keep_formula(&self, asked: Asked, formula: Option<Arc<Formula>>) {
-        let bytes = asked.bytes() + formula.iter().map(|formula| formula.bytes()).sum::<usize>();
-        self.answers.formulas.keep(asked, formula, bytes);
+    pub fn keep_visible(&self, asked: Asked, visible: Option<Arc<Visible>>) {
+        let bytes = asked.bytes() + visible.iter().map(|visible| visible.bytes()).sum::<usize>();
+        self.answers.visible.keep(asked, visible, bytes);
     }
 
     fn bytes(&self) -> usize {
@@ -133,7 +133,7 @@ impl Standing {
 impl Default for Answers {
     fn default() -> Answers {
         let part = || BYTES_MAX_DEFAULT / 4;
-        Answers { verdicts: Cache::new(part()), formulas: Cache::new(part()), standings: AtomicU64::new(0) }
+        Answers { verdicts: Cache::new(part()), visible: Cache::new(part()), standings: AtomicU64::new(0) }
     }
 }
 

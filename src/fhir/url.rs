@@ -104,7 +104,7 @@ pub fn parameters(text: &str, parameters_max: usize) -> Result<Vec<Parameter>, U
 
 /// Writes parameters as a query without its `?`.
 pub fn write_parameters(parameters: &[Parameter]) -> String {
-    parameters.iter().map(Parameter::to_string).collect::<Vec<_>>().join("&")
+    Written(parameters).to_string()
 }
 
 /// The part of `url` below the FHIR base: a path is already below it, of an absolute URL the longest base is taken off.
@@ -286,9 +286,29 @@ impl UrlError {
 impl fmt::Display for Target {
     /// The path below the base with its query, as `parse` reads it.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "/{}", self.segments.join("/"))?;
+        if self.segments.is_empty() {
+            formatter.write_str("/")?;
+        }
+        for segment in &self.segments {
+            formatter.write_str("/")?;
+            formatter.write_str(segment)?;
+        }
         if !self.query.is_empty() {
-            write!(formatter, "?{}", write_parameters(&self.query))?;
+            write!(formatter, "?{}", Written(&self.query))?;
+        }
+        Ok(())
+    }
+}
+
+struct Written<'p>(&'p [Parameter]);
+
+impl fmt::Display for Written<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, parameter) in self.0.iter().enumerate() {
+            if index > 0 {
+                formatter.write_str("&")?;
+            }
+            parameter.fmt(formatter)?;
         }
         Ok(())
     }
@@ -304,12 +324,16 @@ impl fmt::Display for Parameter {
 
 /// Leaves what RFC 3986 allows in a query and no reader of FHIR takes for a separator, so that people can read it.
 fn write_encoded(text: &str, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-    for byte in text.bytes() {
-        let plain = byte.is_ascii_alphanumeric() || b"-._~:/,$*!@()".contains(&byte);
-        if plain {
-            write!(formatter, "{}", char::from(byte))?;
-        } else {
-            write!(formatter, "%{byte:02X}")?;
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "-._~:/,$*!@()".contains(letter);
+    let mut rest = text;
+    while let Some(letter) = rest.chars().next() {
+        let (plain, others) = rest.split_at(rest.find(|letter| !is_plain(letter)).unwrap_or(rest.len()));
+        formatter.write_str(plain)?;
+        rest = others;
+        if plain.is_empty() {
+            let (encoded, others) = rest.split_at(letter.len_utf8());
+            encoded.bytes().try_for_each(|byte| write!(formatter, "%{byte:02X}"))?;
+            rest = others;
         }
     }
     Ok(())

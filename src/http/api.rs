@@ -6,6 +6,7 @@
 use core::fmt;
 use core::net::IpAddr;
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -154,8 +155,8 @@ pub fn authorize(desk: &Desk<'_>, body: &[u8]) -> Result<Result<Answered, ApiErr
     let read = json::text(body).map_err(not_json);
     Ok(match read.and_then(|text| Question::read(desk, &Fields::of_whole(text, desk.limits.json_depth_max)?)) {
         Ok(question) => {
-            let (wire, summary) = question.answer(desk)?;
-            Ok(Answered { body: bytes(&wire), summaries: vec![summary] })
+            let told = question.told(desk)?;
+            Ok(Answered { body: bytes(&told.wire(desk)), summaries: vec![told.summary()] })
         }
         Err(error) => Err(error),
     })
@@ -170,22 +171,18 @@ pub fn authorize_batch(desk: &Desk<'_>, body: &[u8]) -> Result<Result<Answered, 
         Ok(questions) => questions,
         Err(error) => return Ok(Err(error)),
     };
-    let mut decisions = Vec::with_capacity(questions.len());
-    let mut summaries = Vec::with_capacity(questions.len());
-    for fields in questions {
-        let (wire, summary) = match fields.and_then(|fields| Question::read(desk, &fields)) {
-            Ok(question) => question.answer(desk)?,
-            Err(error) => {
-                let at = error.at.as_deref().unwrap_or_default();
-                let answer = Answer::deny(Code::InvalidRequest, format!("{} at {at}", error.message));
-                let id = (desk.ids)();
-                (Wire::of(desk, Some(id.clone()), &answer, None, None), summary(id, &answer, None))
-            }
-        };
-        decisions.push(wire);
-        summaries.push(summary);
-    }
-    Ok(Ok(Answered { body: bytes(&json_of("decisions", &decisions)), summaries }))
+    let told = questions.into_iter().map(|fields| match fields.and_then(|fields| Question::read(desk, &fields)) {
+        Ok(question) => question.told(desk),
+        Err(error) => {
+            let message = format!("{} at {}", error.message, error.at.unwrap_or_default());
+            let answer = Answer::deny(Code::InvalidRequest, message);
+            Ok(Told { id: (desk.ids)(), answer, operation: None, explanation: None })
+        }
+    });
+    let told = told.collect::<Result<Vec<Told>, Lacking>>()?;
+    let decisions: Vec<Wire<'_>> = told.iter().map(|told| told.wire(desk)).collect();
+    let body = bytes(&Batch { decisions });
+    Ok(Ok(Answered { body, summaries: told.into_iter().map(Told::summary).collect() }))
 }
 
 /// One question as JSON, of a caller that may not know the request's body; and its answer.
@@ -194,7 +191,8 @@ pub(super) fn answer_of(desk: &Desk<'_>, value: &Value) -> Result<Result<(Value,
     match Fields::of_whole(&text, desk.limits.json_depth_max).and_then(|fields| Question::read(desk, &fields)) {
         Ok(mut question) => {
             question.asker.request.is_unseen = question.asker.request.body.is_none();
-            question.answer_as_json(desk).map(Ok)
+            let told = question.told(desk)?;
+            Ok(Ok((as_json(&told.wire(desk)), told.summary())))
         }
         Err(error) => Ok(Err(error)),
     }
@@ -299,8 +297,10 @@ impl<'v> Forwarded<'v> {
             question.stored = stored.as_deref().map_or(Known::Absent, |json| Known::Resource(Cow::Borrowed(json)));
             decided = question.decided(desk)?;
         }
-        let (wire, summary) = decided.told(desk, None);
-        Ok((as_json(&wire), summary, decided))
+        let Decided { id, answer, operation, .. } = &decided;
+        let operation = operation.as_ref().ok();
+        let wire = as_json(&Wire::of(desk, Some(id), answer, operation, None));
+        Ok((wire, summary(id.clone(), answer, operation), decided))
     }
 }
 
@@ -328,16 +328,41 @@ impl Decided {
             (_, _) => None,
         }
     }
+}
 
-    fn told(&self, desk: &Desk<'_>, explanation: Option<Explanation>) -> (Wire, Summary) {
-        let operation = self.operation.as_ref().ok();
-        let wire = Wire::of(desk, Some(self.id.clone()), &self.answer, operation, explanation);
-        (wire, summary(self.id.clone(), &self.answer, operation))
+/// What is told of a decision.
+struct Told {
+    id: String,
+    answer: Answer,
+    operation: Option<Operation>,
+    explanation: Option<Explanation>,
+}
+
+impl Told {
+    fn wire<'a>(&'a self, desk: &'a Desk<'_>) -> Wire<'a> {
+        Wire::of(desk, Some(&self.id), &self.answer, self.operation.as_ref(), self.explanation.as_ref())
+    }
+
+    fn summary(self) -> Summary {
+        summary(self.id, &self.answer, self.operation.as_ref())
+    }
+}
+
+fn summary(id: String, answer: &Answer, operation: Option<&Operation>) -> Summary {
+    Summary {
+        id,
+        permit: answer.is_permit(),
+        code: match &answer.decision {
+            Decision::Permit(_) => None,
+            Decision::Deny(denial) => Some(code_of(denial.code)),
+        },
+        interaction: operation.map(|operation| operation.interaction.as_str()),
+        resource_type: operation.and_then(|operation| operation.resource_type).map(|of| of.as_str()),
     }
 }
 
 /// A `Wire` is JSON of strings and lists: it always serializes.
-fn as_json(wire: &Wire) -> Value {
+fn as_json(wire: &Wire<'_>) -> Value {
     serde_json::to_value(wire).unwrap_or_default()
 }
 
@@ -371,7 +396,7 @@ impl<'v> Question<'v> {
         Ok(Decided { id: (desk.ids)(), answer, operation, standing, facts })
     }
 
-    fn answer(&self, desk: &Desk<'_>) -> Result<(Wire, Summary), Lacking> {
+    fn told(&self, desk: &Desk<'_>) -> Result<Told, Lacking> {
         let decided = self.decided(desk)?;
         let explanation = match (self.explain, &decided.standing, &decided.operation) {
             (true, Some(standing), Ok(operation)) => {
@@ -379,12 +404,8 @@ impl<'v> Question<'v> {
             }
             (_, _, _) => None,
         };
-        Ok(decided.told(desk, explanation))
-    }
-
-    fn answer_as_json(&self, desk: &Desk<'_>) -> Result<(Value, Summary), Lacking> {
-        let (wire, summary) = self.answer(desk)?;
-        Ok((as_json(&wire), summary))
+        let Decided { id, answer, operation, .. } = decided;
+        Ok(Told { id, answer, operation: operation.ok(), explanation })
     }
 
     fn evidence(&self) -> Evidence<'_> {
@@ -671,13 +692,18 @@ fn pointer(parent: &str, name: &str) -> String {
     format!("{parent}/{}", name.replace('~', "~0").replace('/', "~1"))
 }
 
+#[derive(Serialize)]
+struct Batch<'a> {
+    decisions: Vec<Wire<'a>>,
+}
+
 /// A decision on the wire.
-#[derive(Debug, Serialize)]
+#[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Wire {
+struct Wire<'a> {
     decision: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    id: Option<String>,
+    id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     code: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -687,47 +713,75 @@ struct Wire {
     #[serde(skip_serializing_if = "Option::is_none")]
     outcome: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    obligations: Option<Value>,
-    policies: Vec<WirePolicy>,
+    obligations: Option<WireObligations<'a>>,
+    policies: Vec<WirePolicy<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    operation: Option<WireOperation>,
+    operation: Option<WireOperation<'a>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    entries: Vec<Wire>,
+    entries: Vec<Wire<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    explanation: Option<Explanation>,
-    revision: String,
+    explanation: Option<&'a Explanation>,
+    revision: &'a str,
 }
 
-#[derive(Debug, Serialize)]
-struct WirePolicy {
-    id: String,
+#[derive(Serialize)]
+struct WirePolicy<'a> {
+    id: &'a str,
     effect: &'static str,
 }
 
-#[derive(Debug, Serialize)]
-struct WireOperation {
+#[derive(Serialize)]
+struct WireOperation<'a> {
     interaction: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     r#type: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    id: Option<String>,
+    id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    name: Option<String>,
+    name: Option<&'a str>,
 }
 
-impl Wire {
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct WireObligations<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    filter: Option<WireFilter<'a>>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    check_results: bool,
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    redact: &'a BTreeSet<String>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct WireFilter<'a> {
+    any_of: Vec<WireQuery<'a>>,
+    complete: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    url: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    if_none_exist: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct WireQuery<'a> {
+    query: &'a str,
+}
+
+impl<'a> Wire<'a> {
     fn of(
-        desk: &Desk<'_>,
-        id: Option<String>,
-        answer: &Answer,
-        operation: Option<&Operation>,
-        explanation: Option<Explanation>,
-    ) -> Wire {
+        desk: &'a Desk<'_>,
+        id: Option<&'a str>,
+        answer: &'a Answer,
+        operation: Option<&'a Operation>,
+        explanation: Option<&'a Explanation>,
+    ) -> Wire<'a> {
         let effect = |permits| if permits { "permit" } else { "forbid" };
         let entries = answer.entries.iter().enumerate().map(|(index, entry)| {
             let operation = operation.and_then(|bundle| bundle.entries.get(index)?.as_ref().ok());
             Wire::of(desk, None, entry, operation, None)
         });
+        let policies = answer.policies.iter();
         let mut wire = Wire {
             decision: "deny",
             id,
@@ -736,15 +790,11 @@ impl Wire {
             challenge: None,
             outcome: None,
             obligations: None,
-            policies: answer
-                .policies
-                .iter()
-                .map(|policy| WirePolicy { id: policy.id.clone(), effect: effect(policy.permits) })
-                .collect(),
+            policies: policies.map(|policy| WirePolicy { id: &policy.id, effect: effect(policy.permits) }).collect(),
             operation: operation.map(wire_operation),
             entries: entries.collect(),
             explanation,
-            revision: desk.snapshot.revision.to_string(),
+            revision: desk.snapshot.revision.as_str(),
         };
         match &answer.decision {
             Decision::Permit(obligations) => {
@@ -770,33 +820,25 @@ impl Wire {
     }
 }
 
-fn wire_operation(operation: &Operation) -> WireOperation {
+fn wire_operation(operation: &Operation) -> WireOperation<'_> {
     WireOperation {
         interaction: operation.interaction.as_str(),
         r#type: operation.resource_type.map(|of| of.as_str()),
-        id: operation.id.as_ref().map(|id| id.as_str().to_owned()),
-        name: operation.name.clone(),
+        id: operation.id.as_ref().map(FhirId::as_str),
+        name: operation.name.as_deref(),
     }
 }
 
-fn wire_obligations(obligations: &Obligations) -> Option<Value> {
+fn wire_obligations(obligations: &Obligations) -> Option<WireObligations<'_>> {
     let Obligations { filter, check_results, redact } = obligations;
-    let mut wire = Map::new();
-    if let Some(Narrowed { any_of, is_complete, url, if_none_exist }) = filter {
-        let queries: Vec<Value> = any_of.iter().map(|query| json!({ "query": query })).collect();
-        let mut filter =
-            Map::from_iter([("anyOf".to_owned(), Value::Array(queries)), ("complete".to_owned(), json!(is_complete))]);
-        filter.extend(url.iter().map(|url| ("url".to_owned(), json!(url))));
-        filter.extend(if_none_exist.iter().map(|criteria| ("ifNoneExist".to_owned(), json!(criteria))));
-        wire.insert("filter".to_owned(), Value::Object(filter));
-    }
-    if *check_results {
-        wire.insert("checkResults".to_owned(), json!(true));
-    }
-    if !redact.is_empty() {
-        wire.insert("redact".to_owned(), json!(redact));
-    }
-    (!wire.is_empty()).then_some(Value::Object(wire))
+    let filter = filter.as_ref().map(|Narrowed { any_of, is_complete, url, if_none_exist }| WireFilter {
+        any_of: any_of.iter().map(|query| WireQuery { query }).collect(),
+        complete: *is_complete,
+        url: url.as_deref(),
+        if_none_exist: if_none_exist.as_deref(),
+    });
+    let is_owed = filter.is_some() || *check_results || !redact.is_empty();
+    is_owed.then_some(WireObligations { filter, check_results: *check_results, redact })
 }
 
 fn code_of(code: Code) -> &'static str {
@@ -838,23 +880,6 @@ fn challenge(status: u16, unauthenticated: bool, scope: Option<&str>) -> Option<
         (403, _, None) => Some("Bearer error=\"insufficient_scope\"".to_owned()),
         (_, _, _) => None,
     }
-}
-
-fn summary(id: String, answer: &Answer, operation: Option<&Operation>) -> Summary {
-    Summary {
-        id,
-        permit: answer.is_permit(),
-        code: match &answer.decision {
-            Decision::Permit(_) => None,
-            Decision::Deny(denial) => Some(code_of(denial.code)),
-        },
-        interaction: operation.map(|operation| operation.interaction.as_str()),
-        resource_type: operation.and_then(|operation| operation.resource_type).map(|of| of.as_str()),
-    }
-}
-
-fn json_of<T: Serialize>(name: &str, value: &T) -> Value {
-    json!({ name: value })
 }
 
 /// JSON of our own making always serializes: its keys are strings, and it holds no floats that are no numbers.

@@ -302,7 +302,7 @@ async fn attend<H: Handler>(site: &Site<H>, request: Request<Incoming>) -> Resul
         return Err(Fault::Encoding { unread });
     }
     let arrival = whole(site, body, limits.large_paths.contains(&head.uri.path()));
-    let (body, _large_place) = timeout(limits.body_timeout, arrival).await.map_err(|_| Fault::BodySlow)??;
+    let (body, _large_place) = within(limits.body_timeout, arrival).await.ok_or(Fault::BodySlow)??;
     let ask = Ask {
         method: head.method,
         path: head.uri.path().to_owned(),
@@ -310,14 +310,35 @@ async fn attend<H: Handler>(site: &Site<H>, request: Request<Incoming>) -> Resul
         headers: head.headers,
         body,
     };
-    match timeout(limits.request_timeout, unpanicked(async { site.handler.answer(ask).await })).await {
-        Ok(Some(answer)) => Ok(answer),
-        Ok(None) => {
+    match within(limits.request_timeout, unpanicked(async { site.handler.answer(ask).await })).await {
+        Some(Some(answer)) => Ok(answer),
+        Some(None) => {
             tracing::error!("the handler has panicked; the request is answered with an error");
             Err(Fault::HandlerPanicked)
         }
-        Err(_) => Err(Fault::HandlerSlow),
+        None => Err(Fault::HandlerSlow),
     }
+}
+
+/// The future's output, or none where it is not there in time. Most is there when it is asked for the second time, once
+/// the connection has been read: only then a timer is set, since each wakes the thread that waits for all timers.
+async fn within<F: Future>(patience: Duration, future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    let mut is_asked_again = false;
+    let mut alarm = None;
+    poll_fn(|context| {
+        if let Poll::Ready(output) = future.as_mut().poll(context) {
+            return Poll::Ready(Some(output));
+        }
+        if !is_asked_again {
+            is_asked_again = true;
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let alarm = alarm.get_or_insert_with(|| Box::pin(sleep(patience)));
+        alarm.as_mut().poll(context).map(|()| None)
+    })
+    .await
 }
 
 fn is_identity(value: &HeaderValue) -> bool {
@@ -465,6 +486,9 @@ struct Wire<S> {
     idle_timeout: Duration,
     write_timeout: Duration,
     waiting: Option<Wait>,
+    /// until when
+    deadline: Instant,
+    /// goes off then or before: it is not set anew for each request
     alarm: Pin<Box<Sleep>>,
     write_alarm: Option<Pin<Box<Sleep>>>,
     linger: Linger,
@@ -504,6 +528,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             idle_timeout: IDLE_TIMEOUT + limits.request_timeout,
             write_timeout: limits.body_timeout,
             waiting: None,
+            deadline: Instant::now() + limits.head_timeout,
             alarm: Box::pin(sleep(limits.head_timeout)),
             write_alarm: None,
             linger: Linger::NotYet,
@@ -589,9 +614,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
                 Wait::FirstByte | Wait::RestOfHead => self.head_timeout,
                 Wait::Anything => self.idle_timeout,
             };
-            self.alarm.as_mut().reset(Instant::now() + patience);
+            self.deadline = Instant::now() + patience;
+            if self.deadline < self.alarm.deadline() {
+                self.alarm.as_mut().reset(self.deadline);
+            }
         }
         ready!(self.alarm.as_mut().poll(context));
+        if Instant::now() < self.deadline {
+            self.alarm.as_mut().reset(self.deadline);
+            ready!(self.alarm.as_mut().poll(context));
+        }
         match wait {
             Wait::RestOfHead => self.refuse(Refusal::Head(Violation::HeadTimeout)),
             Wait::FirstByte | Wait::Anything => self.ended = true,

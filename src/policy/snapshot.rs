@@ -49,6 +49,8 @@ pub struct Snapshot {
     pub index: Index,
     actions: HashMap<Action, Entity>,
     described: BTreeMap<String, Described>,
+    /// element paths of `@redact`, by the policy's id
+    redact: HashMap<String, BTreeSet<String>>,
     fragments: Vec<SchemaFragment>,
     /// for each action, made when it is first asked for
     schemas: HashMap<Action, OnceLock<Option<Schema>>>,
@@ -62,8 +64,6 @@ pub struct Described {
     pub effect: Effect,
     pub file: String,
     pub description: Option<String>,
-    /// element paths of `@redact`
-    pub redact: BTreeSet<String>,
 }
 
 /// The identity of what decides: a SHA-256 over policies, schema fragments, claim rules, FHIR version and themes.
@@ -95,6 +95,7 @@ impl Snapshot {
             return Err(findings);
         };
         let described = loaded.iter().map(|policy| (policy.id(), policy.described())).collect();
+        let redact = loaded.iter().filter_map(|policy| Some((policy.id(), policy.redact()?))).collect();
         let groups = |action| groups_of(&actions, action);
         let index = Index::new(loaded.into_iter().map(|policy| policy.analysed).collect(), definitions, groups);
         Ok(Snapshot {
@@ -106,6 +107,7 @@ impl Snapshot {
             index,
             actions,
             described,
+            redact,
             fragments,
             schemas: Action::all().map(|(action, _)| (action, OnceLock::new())).collect(),
             warnings,
@@ -123,6 +125,11 @@ impl Snapshot {
     /// The Cedar entity of an action, with the groups it is in.
     pub fn action(&self, action: Action) -> Option<&Entity> {
         self.actions.get(&action)
+    }
+
+    /// The element paths that a policy hides, if it hides any.
+    pub fn redact(&self, id: &str) -> Option<&BTreeSet<String>> {
+        self.redact.get(id)
     }
 
     /// Every policy by its id.
@@ -149,13 +156,16 @@ impl Loaded {
     }
 
     fn described(&self) -> Described {
-        let redact = self.policy().annotation("redact").unwrap_or_default();
         Described {
             effect: self.policy().effect(),
             file: self.file.clone(),
             description: self.policy().annotation("description").map(str::to_owned),
-            redact: redact.split(',').map(|path| path.trim().to_owned()).filter(|path| !path.is_empty()).collect(),
         }
+    }
+
+    fn redact(&self) -> Option<BTreeSet<String>> {
+        let paths = self.policy().annotation("redact")?.split(',').map(str::trim);
+        Some(paths.filter(|path| !path.is_empty()).map(str::to_owned).collect())
     }
 }
 
@@ -458,6 +468,10 @@ fn revision(folder: &Folder, files: &BTreeMap<&str, &str>, settings: &Settings) 
 }
 
 impl Revision {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
     /// Of named parts in this order.
     pub(crate) fn of<'p>(parts: impl IntoIterator<Item = (&'p str, &'p [u8])>) -> Revision {
         let mut digest = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
