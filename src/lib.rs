@@ -52,6 +52,7 @@ pub mod embedded;
 
 /// Snapshot, principal, operation, evidence → decision.
 pub mod engine {
+    mod asking;
     pub mod decide;
     pub mod domain;
     pub mod entities;

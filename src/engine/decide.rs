@@ -4,26 +4,23 @@
 //! INVARIANT: a policy that errors denies, whatever the others say. Cedar's own authorizer would skip it, even a forbid.
 //! INVARIANT: what depends on a resource that is not at hand is no permit, but under obligations that the caller enforces.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use cedar_policy::{Authorizer, Entities, PolicyId, PolicySet, Request};
 use serde_json::Value;
 
 use crate::claims::rules::{Authority, Kind};
-use crate::claims::scope::Constraint;
-use crate::engine::entities::{Content, Facts, View, context, resource_entity, resource_uid};
+use crate::engine::entities::{Content, Facts};
 use crate::engine::filter::{Filter, Visible};
 use crate::engine::narrow::{Accounts, Needs, is_found, may_be_left_out};
-use crate::engine::residual::{self, Atom, Formula, Known};
+use crate::engine::residual::{Formula, Known};
 use crate::engine::standing::{Asked, Standing};
 use crate::fhir::definitions::{FhirId, ResourceType};
 use crate::fhir::operation::{
     Access, AccessRole, EvidenceKind, Interaction, Operation, OperationError, Proposed, Reach,
 };
 use crate::fhir::{resource, transaction};
-use crate::policy::analysis::Reads;
-use crate::policy::index::{Side, Slice};
+use crate::policy::index::Slice;
 use crate::policy::schema::SERVER;
 use crate::policy::snapshot::Snapshot;
 
@@ -378,11 +375,12 @@ impl Asker<'_> {
         if let Some(verdict) = asked.as_ref().and_then(|asked| self.standing.verdict(asked)) {
             return verdict;
         }
-        let Some(slice) = self.slice(question) else {
-            return Arc::new(Verdict::Failed(format!("`{}` is no type of this FHIR version", question.of)));
+        let (verdict, may_be_kept) = match self.opening(operation, question) {
+            Ok(opening) => (self.verdict(operation, question, &opening), opening.is_timeless),
+            Err(message) => (Verdict::Failed(message), false),
         };
-        let verdict = Arc::new(self.find(operation, question, &slice));
-        if let Some(asked) = asked.filter(|_| slice.is_timeless()) {
+        let verdict = Arc::new(verdict);
+        if let Some(asked) = asked.filter(|_| may_be_kept) {
             self.standing.keep_verdict(asked, Arc::clone(&verdict));
         }
         verdict
@@ -403,12 +401,12 @@ impl Asker<'_> {
     }
 
     /// The policies that can matter to a question.
-    fn slice(&self, question: &Question<'_>) -> Option<Arc<Slice>> {
+    pub(super) fn slice(&self, question: &Question<'_>) -> Option<Arc<Slice>> {
         let which = self.snapshot.index.which(question.of, question.id);
         self.snapshot.index.slice(question.access.action, question.of, which, &self.standing.membership)
     }
 
-    fn asked(&self, operation: &Operation, question: &Question<'_>) -> Asked {
+    pub(super) fn asked(&self, operation: &Operation, question: &Question<'_>) -> Asked {
         let which = self.snapshot.index.which(question.of, question.id);
         let Access { action, role, .. } = question.access;
         self.standing.asked((*action, question.of, which), *role, operation.name.as_deref(), self.facts)
@@ -442,11 +440,11 @@ impl Asker<'_> {
         if let Some(found) = self.standing.visible(&asked) {
             return found;
         }
-        let slice = self.slice(question)?;
+        let opening = self.opening(operation, question).ok()?;
         let known = Known { of, id: None, within: None, definitions: self.snapshot.definitions };
-        let formula = self.find_formula(operation, question, &slice);
+        let formula = self.formula(operation, question, &opening);
         let visible = formula.map(|formula| Arc::new(Visible::of(formula.given(&|atom| known.judge(atom)))));
-        if slice.is_timeless() {
+        if opening.is_timeless {
             self.standing.keep_visible(asked, visible.clone());
         }
         visible
@@ -463,152 +461,6 @@ impl Asker<'_> {
             operation.interaction == Interaction::SearchCompartment && question.access.role == AccessRole::Primary;
         let within = operation.compartment.as_ref().filter(|_| is_within);
         Known { of, id: question.id, within, definitions: self.snapshot.definitions }
-    }
-
-    /// As `find` joins verdicts: roles and scopes must both permit where both are there, and nothing may forbid.
-    fn find_formula(&self, operation: &Operation, question: &Question<'_>, slice: &Slice) -> Option<Formula> {
-        let mut forbidden = Vec::new();
-        if let Some(view) = &self.standing.views.whole {
-            let asked = self.ask(operation, question, view, slice).ok()?;
-            forbidden.push(self.residual(operation, question, view, &slice.forbids, &asked.forbids)?);
-        }
-        let mut permitted = |view: &View| {
-            let asked = self.ask(operation, question, view, slice).ok()?;
-            forbidden.push(self.residual(operation, question, view, &slice.forbids, &asked.forbids)?);
-            let permits = self.residual(operation, question, view, &slice.permits, &asked.permits)?;
-            let constraints = view.constrained.iter().flat_map(|scope| &scope.constraints);
-            let found = constraints.map(|Constraint { parameter, value }| {
-                Formula::atom(Atom::Found { parameter: parameter.clone(), values: BTreeSet::from([value.clone()]) })
-            });
-            Some(Formula::all([permits].into_iter().chain(found)))
-        };
-        let roles = match &self.standing.views.roles {
-            Some(view) => Some(permitted(view)?),
-            None => None,
-        };
-        let (action, of) = (question.access.action, question.of);
-        let speaking = self.standing.views.scopes.iter().filter(|view| view.speaks_for(action, of));
-        let scopes = speaking.map(permitted).collect::<Option<Vec<_>>>()?;
-        let scopes = (!self.standing.views.scopes.is_empty()).then(|| Formula::any(scopes));
-        let permitted = match (roles, scopes) {
-            (None, None) => return None,
-            (roles, scopes) => Formula::all(roles.into_iter().chain(scopes)),
-        };
-        Some(Formula::all([permitted, Formula::any(forbidden).negated()]))
-    }
-
-    /// The formula of one side of a slice, of which the guards are known: true where one of its policies is satisfied.
-    fn residual(
-        &self,
-        operation: &Operation,
-        question: &Question<'_>,
-        view: &View,
-        side: &Side,
-        found: &Found,
-    ) -> Option<Formula> {
-        if !found.sure.is_empty() {
-            return Some(Formula::TRUE);
-        }
-        let mut policies = PolicySet::new();
-        for id in &found.depends {
-            policies.add(side.whole.policy(&PolicyId::new(id))?.clone()).ok()?;
-        }
-        if policies.is_empty() {
-            return Some(Formula::FALSE);
-        }
-        let of = self.snapshot.definitions.resource_type(question.of)?;
-        let role = question.access.role;
-        let context = context(self.facts, question.of, role, operation.name.as_deref(), &Reads::everything()).ok()?;
-        let asked = residual::Asked {
-            view,
-            action: self.snapshot.action(question.access.action)?.uid(),
-            context,
-            of,
-            schema: self.snapshot.schema(question.access.action)?,
-        };
-        Some(Formula::any(residual::formulas(&policies, asked)?))
-    }
-
-    fn find(&self, operation: &Operation, question: &Question<'_>, slice: &Slice) -> Verdict {
-        // What forbids the whole principal forbids each of its views.
-        let forbids = match &self.standing.views.whole {
-            Some(view) if !slice.forbids.is_empty() => match self.ask(operation, question, view, slice) {
-                Ok(asked) => asked.forbids,
-                Err(message) => return Verdict::Failed(message),
-            },
-            Some(_) | None => Found::default(),
-        };
-        let verdict = |view: &View| match self.ask(operation, question, view, slice) {
-            Ok(asked) => self.within(asked.verdict(&forbids), question, view),
-            Err(message) => Verdict::Failed(message),
-        };
-        let (action, of) = (question.access.action, question.of);
-        let scopes =
-            self.standing.views.scopes.iter().filter(|view| view.speaks_for(action, of)).map(verdict).reduce(either);
-        match (self.standing.views.roles.as_ref().map(verdict), scopes) {
-            (Some(roles), Some(scopes)) => both(roles, scopes),
-            (Some(verdict), None) | (None, Some(verdict)) => verdict,
-            (None, None) => Verdict::NoPermit,
-        }
-    }
-
-    /// What the policies say under one view, before it is joined with others or held against a scope's constraints.
-    pub(super) fn under_one_view(&self, operation: &Operation, question: &Question<'_>, view: &View) -> Verdict {
-        let Some(slice) = self.slice(question) else {
-            return Verdict::Failed(format!("`{}` is no type of this FHIR version", question.of));
-        };
-        match self.ask(operation, question, view, &slice) {
-            Ok(asked) => asked.verdict(&Found::default()),
-            Err(message) => Verdict::Failed(message),
-        }
-    }
-
-    /// A permit of a constrained scope, held against its constraints; what cannot be judged is not within them.
-    fn within(&self, verdict: Verdict, question: &Question<'_>, view: &View) -> Verdict {
-        let (Verdict::Permit(ids), Some(scope)) = (&verdict, &view.constrained) else { return verdict };
-        let definitions = self.snapshot.definitions;
-        let holds = |json: &Value, of: ResourceType| {
-            scope.constraints.iter().all(|Constraint { parameter, value }| {
-                resource::matches(json, of, parameter, value, definitions, &self.snapshot.bases) == Some(true)
-            })
-        };
-        match (question.content, definitions.resource_type(question.of)) {
-            (Content::Known(json), Some(of)) if holds(json, of) => Verdict::Permit(ids.clone()),
-            (Content::Unknown, Some(_)) => Verdict::Undecided(Open { maybe: ids.clone(), ..Open::default() }),
-            (Content::Known(_) | Content::Nothing | Content::Unknown, _) => Verdict::NoPermit,
-        }
-    }
-
-    /// One question to Cedar, about one view.
-    fn ask(
-        &self,
-        operation: &Operation,
-        question: &Question<'_>,
-        view: &View,
-        slice: &Slice,
-    ) -> Result<ByEffect, String> {
-        let action = self.snapshot.action(question.access.action).ok_or("the schema lacks the action")?;
-        let uid = resource_uid(question.of, question.id).map_err(|error| error.to_string())?;
-        let context = context(self.facts, question.of, question.access.role, operation.name.as_deref(), &slice.reads)
-            .map_err(|error| error.to_string())?;
-        let request =
-            Request::new(view.uid.clone(), action.uid(), uid, context, None).map_err(|error| error.to_string())?;
-        // guards see no more of a resource than its uid, so that one that is not known needs no entity
-        let resource = match question.content {
-            Content::Unknown => None,
-            content @ (Content::Known(_) | Content::Nothing) => Some(
-                resource_entity(self.snapshot, question.of, question.id, content, &slice.reads)
-                    .map_err(|error| error.to_string())?,
-            ),
-        };
-        let entities = [view.entity.clone(), action.clone()].into_iter().chain(resource);
-        let entities = Entities::from_entities(entities, None).map_err(|error| error.to_string())?;
-        let found = |side: &Side| match question.content {
-            _ if side.is_empty() => Ok(Found::default()),
-            Content::Known(_) | Content::Nothing => Ok(Found::sure(satisfied(&side.whole, &request, &entities)?)),
-            Content::Unknown => Found::under(side.guards(question.id.is_some()), &request, &entities),
-        };
-        Ok(ByEffect { permits: found(&slice.permits)?, forbids: found(&slice.forbids)? })
     }
 
     /// Element paths that every permit of these hides: one that hides less permits the rest.
@@ -652,102 +504,6 @@ impl Asker<'_> {
             Authority::Nobody | Authority::Roles => false,
         };
         (code == Code::NoPermit && scopes_count).then(|| format!("{level}/{}.{letter}", of.as_str()))
-    }
-}
-
-/// The policies that one question found, by effect.
-struct ByEffect {
-    permits: Found,
-    forbids: Found,
-}
-
-#[derive(Default)]
-struct Found {
-    /// satisfied, whatever the resource holds
-    sure: BTreeSet<String>,
-    /// their answer depends on the resource
-    depends: BTreeSet<String>,
-}
-
-impl ByEffect {
-    /// Cedar's rule, with what is not known yet: one forbid denies, no permit denies.
-    fn verdict(self, more_forbids: &Found) -> Verdict {
-        let forbids: BTreeSet<String> = self.forbids.sure.union(&more_forbids.sure).cloned().collect();
-        let may_be_forbidden = !self.forbids.depends.is_empty() || !more_forbids.depends.is_empty();
-        let Found { sure, depends } = self.permits;
-        match (forbids.is_empty(), sure.is_empty(), depends.is_empty()) {
-            (false, _, _) => Verdict::Forbid(forbids),
-            (true, true, true) => Verdict::NoPermit,
-            (true, false, _) if !may_be_forbidden => Verdict::Permit(sure),
-            (true, _, _) => Verdict::Undecided(Open { sure, maybe: depends, may_be_forbidden }),
-        }
-    }
-}
-
-impl Found {
-    fn sure(sure: BTreeSet<String>) -> Found {
-        Found { sure, depends: BTreeSet::new() }
-    }
-
-    /// Asks guards: a satisfied guard only says that its policy depends on the resource.
-    fn under(
-        (guards, undecided): (&PolicySet, &HashSet<String>),
-        request: &Request,
-        entities: &Entities,
-    ) -> Result<Found, String> {
-        let satisfied = satisfied(guards, request, entities)?;
-        let (depends, sure) = satisfied.into_iter().partition(|id| undecided.contains(id));
-        Ok(Found { sure, depends })
-    }
-}
-
-/// The policies of a set of permits that are satisfied; an error of any is an error.
-fn satisfied(permits: &PolicySet, request: &Request, entities: &Entities) -> Result<BTreeSet<String>, String> {
-    let response = Authorizer::new().is_authorized(request, permits, entities);
-    if let Some(error) = response.diagnostics().errors().next() {
-        return Err(error.to_string());
-    }
-    Ok(response.diagnostics().reason().map(|id| AsRef::<str>::as_ref(id).to_owned()).collect())
-}
-
-/// Any of several scopes is enough, unless something forbids or fails.
-fn either(a: Verdict, b: Verdict) -> Verdict {
-    join(a, b, |verdict| match verdict {
-        Verdict::Failed(_) => 5,
-        Verdict::Forbid(_) => 4,
-        Verdict::Undecided(Open { may_be_forbidden: true, .. }) => 3,
-        Verdict::Permit(_) => 2,
-        Verdict::Undecided(_) => 1,
-        Verdict::NoPermit => 0,
-    })
-}
-
-/// Roles and scopes must both permit.
-fn both(a: Verdict, b: Verdict) -> Verdict {
-    join(a, b, |verdict| match verdict {
-        Verdict::Failed(_) => 4,
-        Verdict::Forbid(_) => 3,
-        Verdict::NoPermit => 2,
-        Verdict::Undecided(_) => 1,
-        Verdict::Permit(_) => 0,
-    })
-}
-
-/// The verdict of the higher rank, with the policies of both where both permit, forbid or may permit.
-fn join(a: Verdict, b: Verdict, rank: impl Fn(&Verdict) -> u8) -> Verdict {
-    let (high, low) = if rank(&a) >= rank(&b) { (a, b) } else { (b, a) };
-    match (high, low) {
-        (Verdict::Permit(a), Verdict::Permit(b)) => Verdict::Permit(&a | &b),
-        (Verdict::Forbid(a), Verdict::Forbid(b)) => Verdict::Forbid(&a | &b),
-        (Verdict::Undecided(a), Verdict::Undecided(b)) => Verdict::Undecided(Open {
-            sure: &a.sure | &b.sure,
-            maybe: &a.maybe | &b.maybe,
-            may_be_forbidden: a.may_be_forbidden || b.may_be_forbidden,
-        }),
-        (Verdict::Undecided(open), Verdict::Permit(ids)) => {
-            Verdict::Undecided(Open { sure: &open.sure | &ids, ..open })
-        }
-        (high, _) => high,
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::cache::{BYTES_MAX_DEFAULT, Cache};
 use crate::claims::rules::Principal;
+use crate::engine::asking::Opening;
 use crate::engine::decide::Verdict;
 use crate::engine::entities::{Facts, Views};
 use crate::engine::filter::Visible;
@@ -33,6 +34,8 @@ pub struct Standing {
 struct Answers {
     verdicts: Cache<Asked, Arc<Verdict>>,
     /// what is visible, where it depends on the resource; `None` where that cannot be said
+    /// what is found without the resource
+    openings: Cache<Asked, Arc<Opening>>,
     visible: Cache<Asked, Option<Arc<Visible>>>,
     /// of these so many
     standings: AtomicU64,
@@ -112,6 +115,16 @@ impl Standing {
         self.answers.verdicts.keep(asked, verdict, bytes);
     }
 
+    /// What was found without the resource before.
+    pub fn opening(&self, asked: &Asked) -> Option<Arc<Opening>> {
+        self.answers.openings.get(asked)
+    }
+
+    pub fn keep_opening(&self, asked: Asked, opening: Arc<Opening>) {
+        let bytes = asked.bytes() + opening.bytes();
+        self.answers.openings.keep(asked, opening, bytes);
+    }
+
     /// What was found to be visible before; or that it cannot be said.
     pub fn visible(&self, asked: &Asked) -> Option<Option<Arc<Visible>>> {
         self.answers.visible.get(asked)
@@ -132,8 +145,13 @@ impl Standing {
 
 impl Default for Answers {
     fn default() -> Answers {
-        let part = || BYTES_MAX_DEFAULT / 4;
-        Answers { verdicts: Cache::new(part()), visible: Cache::new(part()), standings: AtomicU64::new(0) }
+        let part = || BYTES_MAX_DEFAULT / 6;
+        Answers {
+            verdicts: Cache::new(part()),
+            openings: Cache::new(part()),
+            visible: Cache::new(part()),
+            standings: AtomicU64::new(0),
+        }
     }
 }
 
