@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+use crate::cache::BYTES_MAX_DEFAULT;
 use crate::engine::decide::Enforces;
 use crate::fhir::definitions::FhirVersion;
 use crate::fhir::operation;
@@ -33,6 +34,8 @@ pub struct Config {
     /// the FHIR server, for resources that a proxy does not have
     pub upstream: Option<resources::Settings>,
     pub api: api::Limits,
+    /// what is remembered of principals
+    pub cache_bytes: usize,
     pub server: server::Limits,
 }
 
@@ -131,6 +134,7 @@ struct Limits {
     url_bytes: Option<usize>,
     header_bytes: Option<usize>,
     bundle_entries: Option<usize>,
+    cache_bytes: Option<usize>,
     parameters: Option<usize>,
     connections: Option<usize>,
     requests: Option<usize>,
@@ -235,6 +239,7 @@ impl Config {
                 },
                 json_depth_max: limits.json_depth.unwrap_or(api.json_depth_max),
             },
+            cache_bytes: limits.cache_bytes.unwrap_or(BYTES_MAX_DEFAULT),
             server: server::Limits {
                 body_bytes_max: limits.body_bytes.unwrap_or(server.body_bytes_max),
                 large_paths: &["/v1/filter"],

@@ -214,7 +214,7 @@ fn run_server(config: Config, serve: Serve) -> Outcome {
 async fn run(config: Config) -> Outcome {
     // watched before it is read, so that no edit falls between
     let changes = Changes::of(&config.origin).map_err(|message| Stop(message, 2))?;
-    let started = Serving::start(config.origin.clone(), config.snapshot.clone());
+    let started = Serving::start(config.origin.clone(), config.snapshot.clone(), config.cache_bytes);
     let serving = Arc::new(started.map_err(|findings| Stop(render(&findings), 2))?);
     serving.state().keys.start();
     let listener = tokio::net::TcpListener::bind(config.listen)
@@ -300,7 +300,7 @@ impl Changes {
 
 /// A state of the world for one command: snapshot and keys, without anything in the background.
 fn load(config: &Config) -> Result<(Snapshot, Arc<Issuers>), Stop> {
-    let serving = Serving::start(config.origin.clone(), config.snapshot.clone());
+    let serving = Serving::start(config.origin.clone(), config.snapshot.clone(), config.cache_bytes);
     let state = serving.map_err(|findings| Stop(render(&findings), 2))?.state();
     let state = Arc::into_inner(state).ok_or_else(|| Stop("the state is in use".to_owned(), 2))?;
     let issuers = KeyRing::issuers(&state.keys);

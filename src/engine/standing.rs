@@ -74,7 +74,7 @@ fn bytes_of<'t>(texts: impl IntoIterator<Item = &'t String>) -> usize {
 impl Standing {
     /// By itself: what it remembers, no other standing shares.
     pub fn of(principal: Principal, index: &Index) -> Result<Standing, String> {
-        Standing::with(principal, index, Arc::default())
+        Standing::with(principal, index, Arc::new(Answers::new(BYTES_MAX_DEFAULT)))
     }
 
     fn with(principal: Principal, index: &Index, answers: Arc<Answers>) -> Result<Standing, String> {
@@ -143,13 +143,13 @@ impl Standing {
     }
 }
 
-impl Default for Answers {
-    fn default() -> Answers {
-        let part = || BYTES_MAX_DEFAULT / 6;
+impl Answers {
+    fn new(bytes_max: usize) -> Answers {
+        let part = bytes_max / 3;
         Answers {
-            verdicts: Cache::new(part()),
-            openings: Cache::new(part()),
-            visible: Cache::new(part()),
+            verdicts: Cache::new(part),
+            openings: Cache::new(part),
+            visible: Cache::new(part),
             standings: AtomicU64::new(0),
         }
     }
@@ -162,14 +162,14 @@ pub struct Standings {
     answers: Arc<Answers>,
 }
 
-impl Default for Standings {
-    fn default() -> Standings {
-        let part = || BYTES_MAX_DEFAULT / 8;
-        Standings { claims: Cache::new(part()), tokens: Cache::new(part()), answers: Arc::default() }
-    }
-}
-
 impl Standings {
+    /// Keeps as much as this, in bytes; of 0, nothing.
+    pub fn new(bytes_max: usize) -> Standings {
+        let part = bytes_max / 4;
+        let answers = Arc::new(Answers::new(bytes_max / 2));
+        Standings { claims: Cache::new(part), tokens: Cache::new(part), answers }
+    }
+
     /// Who has claims of this text, which the caller vouches for.
     pub fn known_claims(&self, text: &str) -> Option<Arc<Standing>> {
         self.claims.get(&digest(text))

@@ -90,7 +90,7 @@ struct Asked {
 }
 
 /// What slices take at most; and what is reckoned for one, and for each of its policies.
-const SLICES_BYTES_MAX: usize = crate::cache::BYTES_MAX_DEFAULT / 4;
+const SLICES_BYTES_MAX: usize = crate::cache::BYTES_MAX_DEFAULT / 8;
 const SLICE_BYTES: usize = 2 * 1024;
 const POLICY_BYTES: usize = 4 * 1024;
 

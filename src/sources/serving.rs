@@ -39,16 +39,18 @@ pub struct Origin {
 pub struct Serving {
     origin: Origin,
     settings: Settings,
+    cache_bytes_max: usize,
     state: ArcSwap<State>,
     loads: AtomicU64,
     refusals: AtomicU64,
 }
 
 impl Serving {
-    /// Loads the policies.
-    pub fn start(origin: Origin, settings: Settings) -> Result<Serving, Vec<Finding>> {
-        let state = ArcSwap::from_pointee(load(&origin, &settings, None)?);
-        Ok(Serving { origin, settings, state, loads: AtomicU64::new(1), refusals: AtomicU64::new(0) })
+    /// Loads the policies. Of principals that ask, each state remembers this many bytes; of 0, nothing.
+    pub fn start(origin: Origin, settings: Settings, cache_bytes_max: usize) -> Result<Serving, Vec<Finding>> {
+        let state = ArcSwap::from_pointee(load(&origin, &settings, cache_bytes_max, None)?);
+        let (loads, refusals) = (AtomicU64::new(1), AtomicU64::new(0));
+        Ok(Serving { origin, settings, cache_bytes_max, state, loads, refusals })
     }
 
     pub fn state(&self) -> Arc<State> {
@@ -57,7 +59,7 @@ impl Serving {
 
     /// Loads again, and swaps the state in where it loads; says what is wrong where it does not.
     pub fn reload(&self) -> Result<Arc<State>, Vec<Finding>> {
-        let loaded = load(&self.origin, &self.settings, Some(&self.state().keys));
+        let loaded = load(&self.origin, &self.settings, self.cache_bytes_max, Some(&self.state().keys));
         let counter = if loaded.is_ok() { &self.loads } else { &self.refusals };
         counter.fetch_add(1, Ordering::Relaxed);
         let state = Arc::new(loaded?);
@@ -71,7 +73,12 @@ impl Serving {
     }
 }
 
-fn load(origin: &Origin, settings: &Settings, previous: Option<&KeyRing>) -> Result<State, Vec<Finding>> {
+fn load(
+    origin: &Origin,
+    settings: &Settings,
+    cache_bytes_max: usize,
+    previous: Option<&KeyRing>,
+) -> Result<State, Vec<Finding>> {
     let read = match &origin.policies {
         Some(path) => folder::read(path).map_err(|error| vec![Finding::of_file(path.display(), error)])?,
         None => embedded::folder(),
@@ -90,5 +97,5 @@ fn load(origin: &Origin, settings: &Settings, previous: Option<&KeyRing>) -> Res
     let base = origin.policies.as_deref().unwrap_or(Path::new("."));
     let keys = KeyRing::load(issuers, base, previous)
         .map_err(|error| vec![Finding::of_file(crate::policy::snapshot::CLAIMS, error)])?;
-    Ok(State { snapshot, keys, standings: Standings::default(), domain })
+    Ok(State { snapshot, keys, standings: Standings::new(cache_bytes_max), domain })
 }

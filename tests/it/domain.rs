@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use cedarward::cache::BYTES_MAX_DEFAULT;
 use cedarward::engine::domain::{Deed, Domain, Party};
 use cedarward::http::api;
 use cedarward::http::proxy::Settings;
@@ -23,7 +24,8 @@ fn folder() -> PathBuf {
 
 fn service() -> Arc<Service> {
     let origin = Origin { policies: None, domain: Some(folder()) };
-    let serving = Serving::start(origin, settings()).unwrap_or_else(|findings| panic!("{findings:#?}"));
+    let serving =
+        Serving::start(origin, settings(), BYTES_MAX_DEFAULT).unwrap_or_else(|findings| panic!("{findings:#?}"));
     let url = Some("https://pdp.example".to_owned());
     Service::new(Arc::new(serving), api::Limits::default(), Settings::default(), None, url)
 }

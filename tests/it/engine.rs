@@ -1,5 +1,6 @@
 //! Properties of deciding: the index answers as the whole set does, and no policy added ever opens what it should close.
 
+use cedarward::cache::BYTES_MAX_DEFAULT;
 use cedarward::embedded;
 use cedarward::engine::standing::Standings;
 use cedarward::http::api::{self, Desk};
@@ -200,7 +201,7 @@ proptest! {
             json!({}), json!({ "emergency": true }), json!({ "purposeOfUse": ["TREAT"] }),
             json!({ "sourceAddress": "192.0.2.7" }), json!({ "server": "test", "purposeOfUse": ["TREAT"] }),
         ];
-        let standings = Standings::default();
+        let standings = Standings::new(BYTES_MAX_DEFAULT);
         for (claim, request, resource, context, late) in asked {
             let mut question = json!({ "claims": claims[claim], "context": contexts[context], "explain": true,
                 "enforces": ["redact"], "request": { "method": "GET", "url": requests[request] } });

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use cedarward::cache::BYTES_MAX_DEFAULT;
 use cedarward::http::api;
 use cedarward::http::proxy::Settings;
 use cedarward::http::server::{Answer, Ask};
@@ -21,7 +22,8 @@ struct Described {
 }
 
 fn described() -> Described {
-    let serving = Serving::start(Origin::default(), settings()).unwrap_or_else(|findings| panic!("{findings:#?}"));
+    let serving = Serving::start(Origin::default(), settings(), BYTES_MAX_DEFAULT)
+        .unwrap_or_else(|findings| panic!("{findings:#?}"));
     let service = Service::new(Arc::new(serving), api::Limits::default(), Settings::default(), None, None);
     Described { document: serde_json::from_str(OPENAPI).unwrap(), service }
 }

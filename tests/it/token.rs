@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use cedarward::cache::BYTES_MAX_DEFAULT;
 use cedarward::engine::standing::Standings;
 use cedarward::http::api::{self, Desk};
 use cedarward::http::proxy::Settings;
@@ -499,7 +500,7 @@ proptest! {
             front.issuers.with_keys(0, Arc::new(Keys::empty())),
         ];
         let limits = api::Limits::default();
-        let standings = Standings::default();
+        let standings = Standings::new(BYTES_MAX_DEFAULT);
         for (token, keys, later) in asked {
             let question = json!({ "token": tokens[token], "request": { "method": "GET", "url": "/Patient" } }).to_string();
             // the leeway is 60 seconds
