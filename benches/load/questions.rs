@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use cedarward::token::issuers::Algorithm;
 use cedarward::token::jws::{self, MintKey};
 use serde_json::json;
@@ -113,13 +115,17 @@ impl Keys {
         run(Command::new(env!("CARGO_BIN_EXE_cedarward")).arg("init").arg(&policies));
         let key = folder.join("key.pem");
         run(Command::new("openssl").args(["genrsa", "-out"]).arg(&key).arg("2048"));
-        run(Command::new("openssl")
-            .args(["rsa", "-pubout", "-in"])
-            .arg(&key)
-            .arg("-out")
-            .arg(policies.join("idp.pem")));
+        let modulus = run(Command::new("openssl").args(["rsa", "-noout", "-modulus", "-in"]).arg(&key));
+        let modulus = modulus.trim().strip_prefix("Modulus=").unwrap();
+        let bytes: Vec<u8> = (0..modulus.len())
+            .step_by(2)
+            .map(|at| u8::from_str_radix(modulus.get(at..at + 2).unwrap(), 16).unwrap())
+            .collect();
+        let jwks =
+            json!({ "keys": [{ "kty": "RSA", "alg": "RS256", "n": URL_SAFE_NO_PAD.encode(bytes), "e": "AQAB" }] });
+        std::fs::write(policies.join("jwks.json"), jwks.to_string()).unwrap();
         let rules = std::fs::read_to_string(policies.join("claims.yaml")).unwrap();
-        let issuer = "issuers:\n  - issuer: https://idp.example\n    audiences: [fhir]\n    algorithms: [RS256]\n    keys: { pem: idp.pem }\n";
+        let issuer = "issuers:\n  - issuer: https://idp.example\n    audiences: [fhir]\n    algorithms: [RS256]\n    keys: { jwksFile: jwks.json }\n";
         assert!(rules.contains("issuers: []\n"), "the default rules have an issuer");
         std::fs::write(policies.join("claims.yaml"), rules.replacen("issuers: []\n", issuer, 1)).unwrap();
         let pem = std::fs::read(&key).unwrap();
@@ -128,15 +134,17 @@ impl Keys {
                 "iss": "https://idp.example", "aud": "fhir", "sub": number.to_string(), "exp": 4_102_444_800_u64,
                 "roles": ["FHIR Data Reader"],
             });
-            jws::mint(claims.as_object().unwrap(), Algorithm::Rs256, MintKey::PrivatePem(&pem), None).unwrap()
+            jws::mint(claims.as_object().unwrap(), Algorithm::RS256, MintKey::PrivatePem(&pem), None).unwrap()
         };
         Keys { policies, tokens: (0..TOKENS).map(token).collect() }
     }
 }
 
-fn run(command: &mut Command) {
+/// What it prints.
+fn run(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
 }
 
 pub fn all(keys: &Keys) -> Vec<Question> {
