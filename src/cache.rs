@@ -49,24 +49,26 @@ impl<K: Hash + Eq, V: Clone> Cache<K, V> {
         Some(value)
     }
 
-    /// Keeps what takes this many bytes, its key included.
+    /// Keeps what takes this many bytes, its key included, in the place of what was kept for the key.
     pub fn keep(&self, key: K, value: V, bytes: usize) {
-        if bytes <= self.generation_bytes_max
-            && let Some(mut shard) = self.shard(&key)
-        {
-            shard.old.remove(&key);
+        let Some(mut shard) = self.shard(&key) else { return };
+        shard.old.remove(&key);
+        let replaced = shard.young.remove(&key).map_or(0, |(_, bytes)| bytes);
+        shard.young_bytes -= replaced;
+        if bytes <= self.generation_bytes_max {
             self.put(&mut shard, key, value, bytes);
         }
     }
 
+    /// Of a key that the younger generation has not.
     fn put(&self, shard: &mut Shard<K, V>, key: K, value: V, bytes: usize) {
         if shard.young_bytes + bytes > self.generation_bytes_max {
             let young = HashMap::with_hasher(self.hasher.clone());
             shard.old = std::mem::replace(&mut shard.young, young);
             shard.young_bytes = 0;
         }
-        let replaced = shard.young.insert(key, (value, bytes));
-        shard.young_bytes = shard.young_bytes + bytes - replaced.map_or(0, |(_, bytes)| bytes);
+        shard.young.insert(key, (value, bytes));
+        shard.young_bytes += bytes;
     }
 
     fn shard(&self, key: &K) -> Option<MutexGuard<'_, Shard<K, V>>> {

@@ -69,13 +69,25 @@ impl Server {
         Some(server)
     }
 
-    /// The answer to the first of them.
+    /// The answer to the first of them, once the server is ready to give one.
     pub fn once(&self, bodies: &Bodies) -> String {
-        Connection::open(self.address).ask(&request("POST", bodies.path, &bodies.bodies[0]))
+        self.answered(&request("POST", bodies.path, &bodies.bodies[0]))
     }
 
-    pub fn put(&self, path: &str, body: &str) -> String {
-        Connection::open(self.address).ask(&request("PUT", path, body))
+    pub fn send(&self, method: &str, path: &str, body: &str) -> String {
+        self.answered(&request(method, path, body))
+    }
+
+    fn answered(&self, request: &[u8]) -> String {
+        let started = Instant::now();
+        loop {
+            let mut connection = Connection::open(self.address);
+            match connection.ask(request) {
+                Ok(body) => return body,
+                Err(head) => assert!(started.elapsed().as_secs() < START_SECONDS_MAX, "{head}"),
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// As much as wrk can send.
@@ -117,7 +129,7 @@ impl Server {
                 while started.elapsed().as_secs() < SECONDS {
                     std::thread::sleep(due.saturating_duration_since(Instant::now()));
                     let since = if interval.is_zero() { Instant::now() } else { due };
-                    connection.ask(request);
+                    connection.ask(request).unwrap();
                     waited.push(since.elapsed().as_secs_f64() * 1e6);
                     due += interval;
                 }
@@ -239,8 +251,8 @@ impl Connection {
         Connection { stream, buffer: vec![0; 64 * 1024 * 1024] }
     }
 
-    /// The body of the answer, which must be a 200.
-    fn ask(&mut self, request: &[u8]) -> String {
+    /// The body of an answer of 200, or the head of another.
+    fn ask(&mut self, request: &[u8]) -> Result<String, String> {
         self.stream.write_all(request).unwrap();
         let mut filled = 0;
         loop {
@@ -250,11 +262,13 @@ impl Connection {
             let so_far = &self.buffer[..filled];
             let Some(head) = so_far.windows(4).position(|window| window == b"\r\n\r\n") else { continue };
             let text = String::from_utf8_lossy(&so_far[..head]).to_lowercase();
-            assert!(text.starts_with("http/1.1 200"), "{text}");
+            if !text.starts_with("http/1.1 200") {
+                return Err(text);
+            }
             let length: usize =
                 text.split("content-length: ").nth(1).unwrap().split("\r\n").next().unwrap().parse().unwrap();
             if filled >= head + 4 + length {
-                return String::from_utf8_lossy(&so_far[head + 4..head + 4 + length]).into_owned();
+                return Ok(String::from_utf8_lossy(&so_far[head + 4..head + 4 + length]).into_owned());
             }
         }
     }

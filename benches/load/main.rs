@@ -21,6 +21,8 @@ use driver::{Drive, Server, median};
 use questions::Question;
 
 const ROUNDS: usize = 3;
+/// `cargo bench --bench load -- questions` does this part alone.
+const PARTS: [&str; 3] = ["policies", "questions", "latency"];
 const POLICIES: [usize; 3] = [8, 1_000, 10_000];
 
 fn main() {
@@ -30,9 +32,18 @@ fn main() {
     }
     let folder = Folder::new();
     println!("{ROUNDS} alternating rounds of {} s each, {} connections\n", driver::SECONDS, driver::CONNECTIONS);
-    by_policies(&folder.0);
-    by_question(&folder.0);
-    at_half_load();
+    let is_asked_for = |part: &str| {
+        !PARTS.iter().any(|known| arguments.contains(&(*known).to_owned())) || arguments.contains(&part.to_owned())
+    };
+    if is_asked_for("policies") {
+        by_policies(&folder.0);
+    }
+    if is_asked_for("questions") {
+        by_question(&folder.0);
+    }
+    if is_asked_for("latency") {
+        at_half_load();
+    }
 }
 
 /// The same question of so many policies, and of other engines with as many.

@@ -125,13 +125,13 @@ impl Keys {
             json!({ "keys": [{ "kty": "RSA", "alg": "RS256", "n": URL_SAFE_NO_PAD.encode(bytes), "e": "AQAB" }] });
         std::fs::write(policies.join("jwks.json"), jwks.to_string()).unwrap();
         let rules = std::fs::read_to_string(policies.join("claims.yaml")).unwrap();
-        let issuer = "issuers:\n  - issuer: https://idp.example\n    audiences: [fhir]\n    algorithms: [RS256]\n    keys: { jwksFile: jwks.json }\n";
+        let issuer = "issuers:\n  - issuer: https://idp.example\n    profile: entra\n    audiences: [fhir]\n    algorithms: [RS256]\n    keys: { jwksFile: jwks.json }\n";
         assert!(rules.contains("issuers: []\n"), "the default rules have an issuer");
         std::fs::write(policies.join("claims.yaml"), rules.replacen("issuers: []\n", issuer, 1)).unwrap();
         let pem = std::fs::read(&key).unwrap();
         let token = |number: usize| {
             let claims = json!({
-                "iss": "https://idp.example", "aud": "fhir", "sub": number.to_string(), "exp": 4_102_444_800_u64,
+                "iss": "https://idp.example", "aud": "fhir", "oid": number.to_string(), "exp": 4_102_444_800_u64,
                 "roles": ["FHIR Data Reader"],
             });
             jws::mint(claims.as_object().unwrap(), Algorithm::RS256, MintKey::PrivatePem(&pem), None).unwrap()

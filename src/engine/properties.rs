@@ -12,7 +12,7 @@ use crate::engine::entities::{Content, Facts, View, context, resource_entity, re
 use crate::engine::standing::Standing;
 use crate::fhir::definitions::FhirVersion;
 use crate::fhir::operation::{self, Body, Operation};
-use crate::policy::snapshot::{Settings, Snapshot};
+use crate::policy::snapshot::{CLAIMS as CLAIMS_FILE, Settings, Snapshot};
 use crate::token::jws::Claims;
 
 /// Draws a world from `input` and holds decisions against each other:
@@ -49,6 +49,69 @@ pub fn holds(input: &[u8]) -> bool {
         && world.answers_as_cedar_does(strict, &known)
 }
 
+/// Draws policies, and holds what the index finds of them against Cedar's own authorizer over all of them: the decision,
+/// the policies that determine it, and whether one fails.
+#[doc(hidden)]
+pub fn index_holds(input: &[u8]) -> bool {
+    let mut draw = Draw::of(input);
+    let count = 4 + draw.byte() % 12;
+    let text: String = (0..count).map(|number| policy(number, &mut draw)).collect();
+    let mut folder = embedded::folder();
+    folder.0.retain(|path, _| path == CLAIMS_FILE);
+    folder.0.insert("drawn.cedar".to_owned(), text.into_bytes());
+    let settings = Settings { version: FhirVersion::R4, themes: Vec::new(), request: operation::Settings::default() };
+    let Ok(snapshot) = Snapshot::load(&folder, &settings) else { return false };
+    (0..24).all(|_| {
+        let Some(world) = World::draw(&mut draw, &snapshot) else { return true };
+        let known = Evidence { stored: Stored::Known(draw.value(&RESOURCES)), proposed: None, body: None };
+        let unknown = Evidence { stored: Stored::NotLoaded, ..known };
+        world.answers_as_cedar_does(&snapshot, &known) && world.answers_again_as_before(&snapshot, [&known, &unknown])
+    })
+}
+
+const PRINCIPALS: [&str; 7] = [
+    "principal",
+    "principal is User",
+    "principal in Role::\"FHIR Data Reader\"",
+    "principal in Role::\"admin\"",
+    "principal is User in Role::\"FHIR Data Reader\"",
+    "principal == User::\"https://i|1\"",
+    "principal == User::\"https://i|2\"",
+];
+const ACTIONS: [&str; 4] =
+    ["action", "action in Action::\"r\"", "action == Action::\"read\"", "action == Action::\"delete\""];
+const SCOPES: [&str; 7] = [
+    "resource",
+    "resource is Observation",
+    "resource is Patient",
+    "resource == Observation::\"55\"",
+    "resource == Observation::\"56\"",
+    "resource in Patient::\"123\"",
+    "resource is Observation in Patient::\"456\"",
+];
+const CONDITIONS: [&str; 12] = [
+    "",
+    "when { principal in Role::\"admin\" && resource.security.contains(\"R\") }",
+    "when { principal in [Role::\"admin\", Role::\"FHIR Data Reader\"] }",
+    "when { principal == User::\"https://i|1\" } unless { context.emergency }",
+    "unless { principal in Role::\"admin\" }",
+    "when { context.emergency && principal in Role::\"admin\" }",
+    "when { resource.security.contains(\"R\") }",
+    "when { resource in Patient::\"123\" && context.emergency }",
+    "when { principal has patient && resource in principal.patient }",
+    "when { context.now < datetime(\"2020-01-01\") }",
+    // fails wherever it is asked, and where it is asked at all
+    "when { 9223372036854775807 + 1 > 0 }",
+    "when { context.emergency && resource.security.contains(\"R\") && 9223372036854775807 + 1 > 0 }",
+];
+
+fn policy(number: usize, draw: &mut Draw<'_>) -> String {
+    let mut one = |of: &[&'static str]| draw.one(of).copied().unwrap_or_default();
+    let effect = one(&["permit", "permit", "forbid"]);
+    let (principal, action, resource) = (one(&PRINCIPALS), one(&ACTIONS), one(&SCOPES));
+    format!("@id(\"p{number}\") {effect} ({principal}, {action}, {resource}) {};\n", one(&CONDITIONS))
+}
+
 #[derive(Clone)]
 struct World {
     claims: Value,
@@ -58,6 +121,16 @@ struct World {
 }
 
 impl World {
+    /// Somebody reads something.
+    fn draw(draw: &mut Draw<'_>, snapshot: &Snapshot) -> Option<World> {
+        let claims = draw.value(&CLAIMS).clone();
+        let facts = Facts { emergency: draw.byte().is_multiple_of(2), now: 1_767_225_600, ..Facts::default() };
+        let url = *draw.one(&["/Observation/55", "/Observation/56", "/Patient/123", "/Observation?code=x"])?;
+        let request = operation::Request { method: "GET", url, headers: &[], body: Body::None };
+        let operation = operation::parse(&request, snapshot.definitions, &snapshot.request).ok()?;
+        Some(World { claims, operation, facts, body: None })
+    }
+
     fn decide(&self, snapshot: &Snapshot, evidence: &Evidence<'_>) -> Answer {
         self.decide_for(&self.claims, snapshot, evidence)
     }
@@ -104,7 +177,10 @@ impl World {
         known.into_iter().all(|question| {
             standing.views.roles.iter().chain(&standing.views.scopes).all(|view| {
                 let cedar = self.cedar(snapshot, &all, question, view);
-                cedar.is_some_and(|cedar| asker.under_one_view(&self.operation, question, view) == cedar)
+                cedar.is_some_and(|cedar| match (asker.under_one_view(&self.operation, question, view), cedar) {
+                    (Verdict::Failed(_), Verdict::Failed(_)) => true,
+                    (ours, cedars) => ours == cedars,
+                })
             })
         })
     }
@@ -121,8 +197,8 @@ impl World {
         let response = Authorizer::new().is_authorized(&request, all, &entities);
         let reasons: std::collections::BTreeSet<String> =
             response.diagnostics().reason().map(|id| AsRef::<str>::as_ref(id).to_owned()).collect();
-        if response.diagnostics().errors().next().is_some() {
-            return None;
+        if let Some(error) = response.diagnostics().errors().next() {
+            return Some(Verdict::Failed(error.to_string()));
         }
         Some(match (response.decision(), reasons.is_empty()) {
             (Cedar::Allow, _) => Verdict::Permit(reasons),
@@ -272,7 +348,7 @@ static BUNDLE: LazyLock<Value> = LazyLock::new(|| {
 
 #[cfg(test)]
 mod tests {
-    use super::holds;
+    use super::{holds, index_holds};
     use proptest::prelude::*;
 
     #[test]
@@ -284,6 +360,14 @@ mod tests {
                     assert!(holds(&input), "{input:?}");
                 }
             }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(96))]
+        #[test]
+        fn the_index_answers_as_the_whole_set_does(input in proptest::collection::vec(any::<u8>(), 160..200)) {
+            prop_assert!(index_holds(&input));
         }
     }
 
