@@ -1,13 +1,15 @@
 //! One question to Cedar, under each view of a principal.
 //! Hides the two steps in which policies are asked: without the resource, which is remembered; then those that are open
-//! still, with it. INVARIANT: a policy is asked as a whole wherever its guard is satisfied, and nowhere else.
+//! still, with it. INVARIANT: a policy is asked as a whole wherever its guard is satisfied or fails, and nowhere else.
 //! INVARIANT: a policy that errors denies, whatever the others say. Cedar's own authorizer would skip it, even a forbid.
 
 use std::cell::OnceCell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use cedar_policy::{Authorizer, Context, Entities, Entity, EntityUid, PolicyId, PolicySet, Request};
+use cedar_policy::{
+    AuthorizationError, Authorizer, Context, Entities, Entity, EntityUid, PolicyId, PolicySet, Request,
+};
 use serde_json::Value;
 
 use crate::claims::scope::Constraint;
@@ -45,6 +47,9 @@ struct Found {
     sure: BTreeSet<String>,
     /// their answer depends on the resource; as permits
     open: PolicySet,
+    /// what failed of the guards of those: without the resource there is no answer; with it, the scope of such a policy
+    /// may not match, and then it does not fail
+    failure: Option<String>,
 }
 
 /// The resource of a question and its context, in Cedar.
@@ -150,11 +155,14 @@ impl Asker<'_> {
 
     /// Asks what is open, where the resource is known.
     fn settled(&self, with: &With<'_>, view: &View, found: &Found) -> Result<Settled, String> {
-        let Found { sure, open } = found;
+        let Found { sure, open, failure } = found;
         let mut settled = Settled { sure: sure.clone(), depends: BTreeSet::new() };
         match with.question.content {
             _ if open.is_empty() => {}
-            Content::Unknown => settled.depends = open.policies().map(|policy| id_of(policy.id())).collect(),
+            Content::Unknown => match failure {
+                Some(failure) => return Err(failure.clone()),
+                None => settled.depends = open.policies().map(|policy| id_of(policy.id())).collect(),
+            },
             Content::Known(_) | Content::Nothing => {
                 let (request, entities) = self.asked_by(self.scene_with(with)?, view)?;
                 settled.sure.extend(satisfied(open, &request, &entities)?);
@@ -229,6 +237,9 @@ impl Asker<'_> {
 
     /// The formula of what was found of one effect: true where one of its policies is satisfied.
     fn residual(&self, operation: &Operation, question: &Question<'_>, view: &View, found: &Found) -> Option<Formula> {
+        if found.failure.is_some() {
+            return None;
+        }
         if !found.sure.is_empty() {
             return Some(Formula::TRUE);
         }
@@ -295,22 +306,36 @@ impl Settled {
 }
 
 impl Found {
-    /// Asks the guards of policies: a satisfied guard only says that its policy depends on the resource.
+    /// Asks the guards of policies: a guard that is satisfied, or fails, only says that its policy depends on the resource.
     fn under(side: &Side, id_is_known: bool, (request, entities): &(Request, Entities)) -> Result<Found, String> {
         let mut found = Found::default();
         if side.is_empty() {
             return Ok(found);
         }
         let (guards, undecided) = side.guards(id_is_known);
-        for id in satisfied(guards, request, entities)? {
-            if !undecided.contains(&id) {
-                found.sure.insert(id);
-                continue;
+        let response = Authorizer::new().is_authorized(request, guards, entities);
+        let diagnostics = response.diagnostics();
+        for error in diagnostics.errors() {
+            let AuthorizationError::PolicyEvaluationError(failed) = error;
+            if !undecided.contains(AsRef::<str>::as_ref(failed.policy_id())) {
+                return Err(error.to_string());
             }
-            let policy = side.whole.policy(&PolicyId::new(id)).ok_or("a guard has lost its policy")?;
-            found.open.add(policy.clone()).map_err(|error| error.to_string())?;
+            found.open(side, failed.policy_id())?;
+            found.failure = Some(error.to_string());
+        }
+        for id in diagnostics.reason() {
+            if undecided.contains(AsRef::<str>::as_ref(id)) {
+                found.open(side, id)?;
+            } else {
+                found.sure.insert(id_of(id));
+            }
         }
         Ok(found)
+    }
+
+    fn open(&mut self, side: &Side, id: &PolicyId) -> Result<(), String> {
+        let policy = side.whole.policy(id).ok_or("a guard has lost its policy")?;
+        self.open.add(policy.clone()).map_err(|error| error.to_string())
     }
 }
 
