@@ -25,22 +25,33 @@ use crate::policy::index::{Side, Slice};
 /// What was found about a question without the resource, under each view that has a say.
 #[derive(Debug)]
 pub struct Opening {
-    /// of the whole principal, whose forbids are those of each of its views
-    whole: Found,
-    roles: Option<ByEffect>,
+    scene: Scene,
+    /// of the whole principal the forbids alone, which are those of each of its views
+    whole: Option<ByView>,
+    roles: Option<ByView>,
     /// by the view's place among the scopes
-    scopes: Vec<(usize, ByEffect)>,
+    scopes: Vec<(usize, ByView)>,
     /// whether it stays, whenever and from wherever somebody asks
     pub is_timeless: bool,
 }
 
-/// The policies that one view found, by effect.
-#[derive(Debug, Default)]
-struct ByEffect {
+/// What is the same whoever asks, about whichever resource.
+#[derive(Debug)]
+struct Scene {
+    action: Entity,
+    context: Context,
+}
+
+/// The policies that one view found.
+#[derive(Debug)]
+struct ByView {
+    /// the view and the action, in Cedar
+    entities: Entities,
     permits: Found,
     forbids: Found,
 }
 
+/// The policies of one effect.
 #[derive(Debug, Default)]
 struct Found {
     /// satisfied, whatever the resource holds
@@ -52,22 +63,13 @@ struct Found {
     failure: Option<String>,
 }
 
-/// The resource of a question and its context, in Cedar.
-struct Scene {
-    action: Entity,
-    uid: EntityUid,
-    /// `None`: no more of it is known than its uid
-    resource: Option<Entity>,
-    context: Context,
-}
-
 impl Opening {
-    /// What it takes in memory, reckoned rather too much.
-    pub fn bytes(&self) -> usize {
+    /// What it takes in memory, reckoned rather too much: the entity of each view stands here again.
+    pub fn bytes(&self, view_bytes: usize) -> usize {
         const POLICY: usize = 4 * 1024;
-        let views = self.roles.iter().chain(self.scopes.iter().map(|(_, found)| found));
-        let found = views.flat_map(|found| [&found.permits, &found.forbids]).chain([&self.whole]);
-        found.map(|found| POLICY * (1 + found.sure.len() + found.open.num_of_policies())).sum()
+        let policies = |found: &Found| 1 + found.sure.len() + found.open.num_of_policies();
+        let views = self.scopes.iter().map(|(_, found)| found).chain(&self.roles).chain(&self.whole);
+        views.map(|found| view_bytes + POLICY * (policies(&found.permits) + policies(&found.forbids))).sum()
     }
 }
 
@@ -87,47 +89,36 @@ impl Asker<'_> {
     }
 
     fn open(&self, operation: &Operation, question: &Question<'_>, slice: &Slice) -> Result<Opening, String> {
-        let scene = self.scene(operation, &Question { content: Content::Unknown, ..*question }, slice)?;
-        let id_is_known = question.id.is_some();
-        let by_effect = |view: &View| self.by_guards(&scene, view, slice, id_is_known);
+        let scene = self.scene(operation, question, slice)?;
+        let both = |view: &View| scene.found(view, question, Some(&slice.permits), &slice.forbids);
         let views = &self.standing.views;
         let (action, of) = (question.access.action, question.of);
         let speaking = views.scopes.iter().enumerate().filter(|(_, view)| view.speaks_for(action, of));
+        let whole = views.whole.as_ref().map(|view| scene.found(view, question, None, &slice.forbids));
         Ok(Opening {
-            whole: match &views.whole {
-                Some(view) => Found::under(&slice.forbids, id_is_known, &self.asked_by(&scene, view)?)?,
-                None => Found::default(),
-            },
-            roles: views.roles.as_ref().map(by_effect).transpose()?,
-            scopes: speaking.map(|(place, view)| Ok((place, by_effect(view)?))).collect::<Result<_, String>>()?,
+            whole: whole.transpose()?,
+            roles: views.roles.as_ref().map(both).transpose()?,
+            scopes: speaking.map(|(place, view)| Ok((place, both(view)?))).collect::<Result<_, String>>()?,
             is_timeless: slice.is_timeless(),
-        })
-    }
-
-    fn by_guards(&self, scene: &Scene, view: &View, slice: &Slice, id_is_known: bool) -> Result<ByEffect, String> {
-        let asked = self.asked_by(scene, view)?;
-        Ok(ByEffect {
-            permits: Found::under(&slice.permits, id_is_known, &asked)?,
-            forbids: Found::under(&slice.forbids, id_is_known, &asked)?,
+            scene,
         })
     }
 
     /// The verdict of all views: where the resource is known, what is open is asked with it.
-    pub(super) fn verdict(&self, operation: &Operation, question: &Question<'_>, opening: &Opening) -> Verdict {
-        self.joined(operation, question, opening).unwrap_or_else(Verdict::Failed)
+    pub(super) fn verdict(&self, question: &Question<'_>, opening: &Opening) -> Verdict {
+        self.joined(question, opening).unwrap_or_else(Verdict::Failed)
     }
 
-    fn joined(&self, operation: &Operation, question: &Question<'_>, opening: &Opening) -> Result<Verdict, String> {
+    fn joined(&self, question: &Question<'_>, opening: &Opening) -> Result<Verdict, String> {
         let views = &self.standing.views;
-        let with = With { operation, question, scene: OnceCell::new() };
+        let with = With { question, scene: &opening.scene, resource: OnceCell::new() };
         // what forbids the whole principal forbids each of its views
-        let forbids = match &views.whole {
-            Some(view) => self.settled(&with, view, &opening.whole)?,
+        let forbids = match views.whole.as_ref().zip(opening.whole.as_ref()) {
+            Some((view, found)) => self.settled(&with, view, found)?.forbids,
             None => Settled::default(),
         };
-        let verdict = |view: &View, found: &ByEffect| {
-            let permits = self.settled(&with, view, &found.permits)?;
-            let own = self.settled(&with, view, &found.forbids)?;
+        let verdict = |view: &View, found: &ByView| {
+            let BySettled { permits, forbids: own } = self.settled(&with, view, found)?;
             Ok::<_, String>(self.within(permits.verdict(&[&own, &forbids]), question, view))
         };
         let scopes = opening.scopes.iter().filter_map(|(place, found)| Some(verdict(views.scopes.get(*place)?, found)));
@@ -142,66 +133,49 @@ impl Asker<'_> {
 
     /// What the policies say under one view, before it is joined with others or held against a scope's constraints.
     pub(super) fn under_one_view(&self, operation: &Operation, question: &Question<'_>, view: &View) -> Verdict {
-        let with = With { operation, question, scene: OnceCell::new() };
         let verdict = || {
             let slice = self.slice(question).ok_or_else(|| unknown_type(question))?;
-            let without = self.scene(operation, &Question { content: Content::Unknown, ..*question }, &slice)?;
-            let found = self.by_guards(&without, view, &slice, question.id.is_some())?;
-            let permits = self.settled(&with, view, &found.permits)?;
-            Ok(permits.verdict(&[&self.settled(&with, view, &found.forbids)?]))
+            let scene = self.scene(operation, question, &slice)?;
+            let found = scene.found(view, question, Some(&slice.permits), &slice.forbids)?;
+            let with = With { question, scene: &scene, resource: OnceCell::new() };
+            let BySettled { permits, forbids } = self.settled(&with, view, &found)?;
+            Ok(permits.verdict(&[&forbids]))
         };
         verdict().unwrap_or_else(Verdict::Failed)
     }
 
     /// Asks what is open, where the resource is known.
-    fn settled(&self, with: &With<'_>, view: &View, found: &Found) -> Result<Settled, String> {
-        let Found { sure, open, failure } = found;
-        let mut settled = Settled { sure: sure.clone(), depends: BTreeSet::new() };
-        match with.question.content {
-            _ if open.is_empty() => {}
-            Content::Unknown => match failure {
-                Some(failure) => return Err(failure.clone()),
-                None => settled.depends = open.policies().map(|policy| id_of(policy.id())).collect(),
-            },
-            Content::Known(_) | Content::Nothing => {
-                let (request, entities) = self.asked_by(self.scene_with(with)?, view)?;
-                settled.sure.extend(satisfied(open, &request, &entities)?);
+    fn settled(&self, with: &With<'_>, view: &View, found: &ByView) -> Result<BySettled, String> {
+        let ByView { entities, permits, forbids } = found;
+        let is_open = !permits.open.is_empty() || !forbids.open.is_empty();
+        let asked = match with.question.content {
+            Content::Known(_) | Content::Nothing if is_open => {
+                let resource = self.resource(with)?;
+                let entities = entities.clone().add_entities([resource.clone()], None);
+                Some((with.scene.request(view, resource.uid())?, entities.map_err(|error| error.to_string())?))
             }
-        }
-        Ok(settled)
+            Content::Known(_) | Content::Nothing | Content::Unknown => None,
+        };
+        Ok(BySettled { permits: permits.settled(asked.as_ref())?, forbids: forbids.settled(asked.as_ref())? })
     }
 
-    fn scene_with<'w>(&self, with: &'w With<'_>) -> Result<&'w Scene, String> {
-        if let Some(scene) = with.scene.get() {
-            return Ok(scene);
+    fn resource<'w>(&self, with: &'w With<'_>) -> Result<&'w Entity, String> {
+        if let Some(resource) = with.resource.get() {
+            return Ok(resource);
         }
+        let Question { of, id, content, .. } = *with.question;
         let slice = self.slice(with.question).ok_or_else(|| unknown_type(with.question))?;
-        let scene = self.scene(with.operation, with.question, &slice)?;
-        Ok(with.scene.get_or_init(|| scene))
+        let resource = resource_entity(self.snapshot, of, id, content, &slice.reads);
+        let resource = resource.map_err(|error| error.to_string())?;
+        Ok(with.resource.get_or_init(|| resource))
     }
 
     fn scene(&self, operation: &Operation, question: &Question<'_>, slice: &Slice) -> Result<Scene, String> {
-        let Question { access, of, id, content, .. } = *question;
+        let Question { access, of, .. } = *question;
         let name = operation.name.as_deref();
         let context = context(self.facts, of, access.role, name, &slice.reads).map_err(|error| error.to_string())?;
-        // guards see no more of a resource than its uid, so that one that is not known needs no entity
-        let resource = match content {
-            Content::Unknown => None,
-            Content::Known(_) | Content::Nothing => {
-                Some(resource_entity(self.snapshot, of, id, content, &slice.reads).map_err(|error| error.to_string())?)
-            }
-        };
         let action = self.snapshot.action(access.action).ok_or("the schema lacks the action")?.clone();
-        let uid = resource_uid(of, id).map_err(|error| error.to_string())?;
-        Ok(Scene { action, uid, resource, context })
-    }
-
-    fn asked_by(&self, scene: &Scene, view: &View) -> Result<(Request, Entities), String> {
-        let Scene { action, uid, resource, context } = scene;
-        let request = Request::new(view.uid.clone(), action.uid(), uid.clone(), context.clone(), None);
-        let entities = [&view.entity, action].into_iter().chain(resource).cloned();
-        let entities = Entities::from_entities(entities, None).map_err(|error| error.to_string())?;
-        Ok((request.map_err(|error| error.to_string())?, entities))
+        Ok(Scene { action, context })
     }
 
     /// What is visible of resources of a type, whatever is known of one beside. As `joined` joins verdicts: roles and
@@ -209,10 +183,10 @@ impl Asker<'_> {
     pub(super) fn formula(&self, operation: &Operation, question: &Question<'_>, opening: &Opening) -> Option<Formula> {
         let views = &self.standing.views;
         let mut forbidden = Vec::new();
-        if let Some(view) = &views.whole {
-            forbidden.push(self.residual(operation, question, view, &opening.whole)?);
+        if let Some((view, found)) = views.whole.as_ref().zip(opening.whole.as_ref()) {
+            forbidden.push(self.residual(operation, question, view, &found.forbids)?);
         }
-        let mut permitted = |view: &View, found: &ByEffect| {
+        let mut permitted = |view: &View, found: &ByView| {
             forbidden.push(self.residual(operation, question, view, &found.forbids)?);
             let permits = self.residual(operation, question, view, &found.permits)?;
             let constraints = view.constrained.iter().flat_map(|scope| &scope.constraints);
@@ -278,12 +252,17 @@ impl Asker<'_> {
 
 /// A question asked with its resource, which is written in Cedar when it is first needed.
 struct With<'q> {
-    operation: &'q Operation,
     question: &'q Question<'q>,
-    scene: OnceCell<Scene>,
+    scene: &'q Scene,
+    resource: OnceCell<Entity>,
 }
 
-/// What is known of one effect when no more can be asked.
+/// What is known when no more can be asked.
+struct BySettled {
+    permits: Settled,
+    forbids: Settled,
+}
+
 #[derive(Default)]
 struct Settled {
     sure: BTreeSet<String>,
@@ -305,9 +284,33 @@ impl Settled {
     }
 }
 
+impl Scene {
+    /// Asks the guards of policies under one view, without the resource; no more of it is seen than its uid.
+    fn found(
+        &self,
+        view: &View,
+        question: &Question<'_>,
+        permits: Option<&Side>,
+        forbids: &Side,
+    ) -> Result<ByView, String> {
+        let uid = resource_uid(question.of, question.id).map_err(|error| error.to_string())?;
+        let request = self.request(view, uid)?;
+        let entities = Entities::from_entities([view.entity.clone(), self.action.clone()], None);
+        let entities = entities.map_err(|error| error.to_string())?;
+        let under = |side| Found::under(side, question.id.is_some(), &request, &entities);
+        let (permits, forbids) = (permits.map(under).transpose()?.unwrap_or_default(), under(forbids)?);
+        Ok(ByView { entities, permits, forbids })
+    }
+
+    fn request(&self, view: &View, resource: EntityUid) -> Result<Request, String> {
+        let request = Request::new(view.uid.clone(), self.action.uid(), resource, self.context.clone(), None);
+        request.map_err(|error| error.to_string())
+    }
+}
+
 impl Found {
     /// Asks the guards of policies: a guard that is satisfied, or fails, only says that its policy depends on the resource.
-    fn under(side: &Side, id_is_known: bool, (request, entities): &(Request, Entities)) -> Result<Found, String> {
+    fn under(side: &Side, id_is_known: bool, request: &Request, entities: &Entities) -> Result<Found, String> {
         let mut found = Found::default();
         if side.is_empty() {
             return Ok(found);
@@ -331,6 +334,19 @@ impl Found {
             }
         }
         Ok(found)
+    }
+
+    /// With the answers to what is open, where that could be asked.
+    fn settled(&self, asked: Option<&(Request, Entities)>) -> Result<Settled, String> {
+        let Found { sure, open, failure } = self;
+        let mut settled = Settled { sure: sure.clone(), depends: BTreeSet::new() };
+        match (asked, failure) {
+            _ if open.is_empty() => {}
+            (Some((request, entities)), _) => settled.sure.extend(satisfied(open, request, entities)?),
+            (None, Some(failure)) => return Err(failure.clone()),
+            (None, None) => settled.depends = open.policies().map(|policy| id_of(policy.id())).collect(),
+        }
+        Ok(settled)
     }
 
     fn open(&mut self, side: &Side, id: &PolicyId) -> Result<(), String> {

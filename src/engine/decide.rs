@@ -376,7 +376,7 @@ impl Asker<'_> {
             return verdict;
         }
         let (verdict, may_be_kept) = match self.opening(operation, question) {
-            Ok(opening) => (self.verdict(operation, question, &opening), opening.is_timeless),
+            Ok(opening) => (self.verdict(question, &opening), opening.is_timeless),
             Err(message) => (Verdict::Failed(message), false),
         };
         let verdict = Arc::new(verdict);

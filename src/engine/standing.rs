@@ -33,9 +33,9 @@ pub struct Standing {
 /// What was found about principals.
 struct Answers {
     verdicts: Cache<Asked, Arc<Verdict>>,
-    /// what is visible, where it depends on the resource; `None` where that cannot be said
     /// what is found without the resource
     openings: Cache<Asked, Arc<Opening>>,
+    /// what is visible, where it depends on the resource; `None` where that cannot be said
     visible: Cache<Asked, Option<Arc<Visible>>>,
     /// of these so many
     standings: AtomicU64,
@@ -121,7 +121,7 @@ impl Standing {
     }
 
     pub fn keep_opening(&self, asked: Asked, opening: Arc<Opening>) {
-        let bytes = asked.bytes() + opening.bytes();
+        let bytes = asked.bytes() + opening.bytes(self.view_bytes());
         self.answers.openings.keep(asked, opening, bytes);
     }
 
@@ -136,10 +136,12 @@ impl Standing {
     }
 
     fn bytes(&self) -> usize {
+        ENTRY_BYTES + self.views.count() * self.view_bytes()
+    }
+
+    fn view_bytes(&self) -> usize {
         let Principal { scopes, roles, groups, attributes, .. } = &self.principal;
-        let texts = bytes_of(scopes.iter().chain(roles).chain(groups).chain(attributes.values().flatten()));
-        let views = self.views.count();
-        ENTRY_BYTES + views * (VIEW_BYTES + texts)
+        VIEW_BYTES + bytes_of(scopes.iter().chain(roles).chain(groups).chain(attributes.values().flatten()))
     }
 }
 
