@@ -2,9 +2,10 @@
 //! Hides eviction. INVARIANT: it never holds more than its bytes, as its user weighs them; with none it holds nothing.
 //! INVARIANT: a cache never changes an answer. That is its user's to keep: what is kept depends on nothing but its key.
 
-use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use hashbrown::HashTable;
 
 /// Threads that ask about different things seldom meet.
 const SHARDS: usize = 16;
@@ -21,60 +22,70 @@ pub struct Cache<K, V> {
 
 /// Two generations: at the end of the younger one the elder goes, but for what was asked for meanwhile.
 struct Shard<K, V> {
-    young: Entries<K, V>,
-    old: Entries<K, V>,
+    young: HashTable<Entry<K, V>>,
+    old: HashTable<Entry<K, V>>,
     young_bytes: usize,
 }
 
-/// Each with its bytes.
-type Entries<K, V> = HashMap<K, (V, usize), RandomState>;
+struct Entry<K, V> {
+    /// of the key, which is hashed once however often it is looked for
+    hash: u64,
+    key: K,
+    value: V,
+    bytes: usize,
+}
 
 impl<K: Hash + Eq, V: Clone> Cache<K, V> {
     /// Keeps as much as `bytes_max`, of which a single entry may be a thirty-second part.
     pub fn new(bytes_max: usize) -> Cache<K, V> {
-        let hasher = RandomState::new();
-        let entries = || HashMap::with_hasher(hasher.clone());
-        let shard = |_| Mutex::new(Shard { young: entries(), old: entries(), young_bytes: 0 });
+        let shard = |_| Mutex::new(Shard { young: HashTable::new(), old: HashTable::new(), young_bytes: 0 });
         let generation_bytes_max = bytes_max / SHARDS / 2;
-        Cache { shards: std::array::from_fn(shard), generation_bytes_max, hasher: hasher.clone() }
+        Cache { shards: std::array::from_fn(shard), generation_bytes_max, hasher: RandomState::new() }
     }
 
     pub fn get(&self, key: &K) -> Option<V> {
-        let mut shard = self.shard(key)?;
-        if let Some((value, _)) = shard.young.get(key) {
-            return Some(value.clone());
+        let hash = self.hasher.hash_one(key);
+        let is_it = |entry: &Entry<K, V>| entry.key == *key;
+        let mut shard = self.shard(hash)?;
+        if let Some(entry) = shard.young.find(hash, is_it) {
+            return Some(entry.value.clone());
         }
-        let (key, (value, bytes)) = shard.old.remove_entry(key)?;
-        self.put(&mut shard, key, value.clone(), bytes);
+        let (entry, _) = shard.old.find_entry(hash, is_it).ok()?.remove();
+        let value = entry.value.clone();
+        self.put(&mut shard, entry);
         Some(value)
     }
 
     /// Keeps what takes this many bytes, its key included, in the place of what was kept for the key.
     pub fn keep(&self, key: K, value: V, bytes: usize) {
-        let Some(mut shard) = self.shard(&key) else { return };
-        shard.old.remove(&key);
-        let replaced = shard.young.remove(&key).map_or(0, |(_, bytes)| bytes);
-        shard.young_bytes -= replaced;
+        let entry = Entry { hash: self.hasher.hash_one(&key), key, value, bytes };
+        let Some(mut shard) = self.shard(entry.hash) else { return };
+        let is_it = |known: &Entry<K, V>| known.key == entry.key;
+        if let Ok(known) = shard.old.find_entry(entry.hash, is_it) {
+            known.remove();
+        }
+        if let Ok(known) = shard.young.find_entry(entry.hash, is_it) {
+            let (known, _) = known.remove();
+            shard.young_bytes -= known.bytes;
+        }
         if bytes <= self.generation_bytes_max {
-            self.put(&mut shard, key, value, bytes);
+            self.put(&mut shard, entry);
         }
     }
 
     /// Of a key that the younger generation has not.
-    fn put(&self, shard: &mut Shard<K, V>, key: K, value: V, bytes: usize) {
-        if shard.young_bytes + bytes > self.generation_bytes_max {
-            let young = HashMap::with_hasher(self.hasher.clone());
-            shard.old = std::mem::replace(&mut shard.young, young);
+    fn put(&self, shard: &mut Shard<K, V>, entry: Entry<K, V>) {
+        if shard.young_bytes + entry.bytes > self.generation_bytes_max {
+            shard.old = std::mem::take(&mut shard.young);
             shard.young_bytes = 0;
         }
-        shard.young.insert(key, (value, bytes));
-        shard.young_bytes += bytes;
+        shard.young_bytes += entry.bytes;
+        shard.young.insert_unique(entry.hash, entry, |known| known.hash);
     }
 
-    fn shard(&self, key: &K) -> Option<MutexGuard<'_, Shard<K, V>>> {
-        // the high half, since the map in the shard goes by the low one
-        let hash = self.hasher.hash_one(key) >> 32;
-        let shard = self.shards.get(usize::try_from(hash).unwrap_or_default() % SHARDS)?;
+    fn shard(&self, hash: u64) -> Option<MutexGuard<'_, Shard<K, V>>> {
+        // by bits that the table in the shard does not go by
+        let shard = self.shards.get(usize::try_from(hash >> 32).unwrap_or_default() % SHARDS)?;
         // a thread that panicked while it held the lock left whole entries, since they are put in whole
         Some(shard.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -82,7 +93,7 @@ impl<K: Hash + Eq, V: Clone> Cache<K, V> {
 
 #[cfg(test)]
 mod tests {
-    use super::Cache;
+    use super::{Cache, HashTable};
     use proptest::prelude::*;
 
     #[test]
@@ -118,7 +129,7 @@ mod tests {
                 }
                 for shard in &cache.shards {
                     let shard = shard.lock().unwrap();
-                    let bytes = |entries: &super::Entries<u8, u16>| entries.values().map(|(_, bytes)| bytes).sum::<usize>();
+                    let bytes = |entries: &HashTable<super::Entry<u8, u16>>| entries.iter().map(|entry| entry.bytes).sum::<usize>();
                     prop_assert!(bytes(&shard.young) == shard.young_bytes && bytes(&shard.young) <= 150);
                     prop_assert!(bytes(&shard.old) <= 150);
                 }

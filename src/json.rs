@@ -238,7 +238,7 @@ impl<'de> Visitor<'de> for Members {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
-        let mut read: Self::Value = Vec::new();
+        let mut read: Self::Value = Vec::with_capacity(MEMBERS);
         let mut names = HashSet::new();
         while let Some(name) = members.next_key_seed(Name)? {
             // few names are compared sooner than hashed
@@ -260,6 +260,8 @@ impl<'de> Visitor<'de> for Members {
 }
 
 const NAMES_COMPARED: usize = 16;
+/// Most objects that are read so have fewer.
+const MEMBERS: usize = 8;
 
 /// A member's name, as it stands in the text where that is possible.
 struct Name;

@@ -5,7 +5,7 @@
 
 use std::cell::OnceCell;
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use cedar_policy::{
     AuthorizationError, Authorizer, Context, Entities, Entity, EntityUid, PolicyId, PolicySet, Request,
@@ -15,12 +15,14 @@ use serde_json::Value;
 use crate::claims::scope::Constraint;
 use crate::engine::decide::{Asker, Open, Question, Verdict};
 use crate::engine::entities::{Content, View, context, resource_entity, resource_uid};
-use crate::engine::residual::{self, Atom, Formula};
+use crate::engine::filter::Visible;
+use crate::engine::residual::{self, Atom, Formula, Known};
 use crate::fhir::definitions::ResourceType;
 use crate::fhir::operation::Operation;
 use crate::fhir::resource;
 use crate::policy::analysis::Reads;
 use crate::policy::index::{Side, Slice};
+use crate::policy::schema::SERVER;
 
 /// What was found about a question without the resource, under each view that has a say.
 #[derive(Debug)]
@@ -32,7 +34,11 @@ pub struct Opening {
     /// by the view's place among the scopes
     scopes: Vec<(usize, ByView)>,
     /// whether it stays, whenever and from wherever somebody asks
-    pub is_timeless: bool,
+    is_timeless: bool,
+    /// the verdict while no resource is known
+    verdict: OnceLock<Arc<Verdict>>,
+    /// what is visible of the type, where that depends on the resource; `None` where it cannot be said
+    visible: OnceLock<Option<Arc<Visible>>>,
 }
 
 /// What is the same whoever asks, about whichever resource.
@@ -69,23 +75,29 @@ impl Opening {
         const POLICY: usize = 4 * 1024;
         let policies = |found: &Found| 1 + found.sure.len() + found.open.num_of_policies();
         let views = self.scopes.iter().map(|(_, found)| found).chain(&self.roles).chain(&self.whole);
-        views.map(|found| view_bytes + POLICY * (policies(&found.permits) + policies(&found.forbids))).sum()
+        let found = views.map(|found| view_bytes + POLICY * (policies(&found.permits) + policies(&found.forbids)));
+        let visible = self.visible.get().into_iter().flatten().map(|visible| visible.bytes());
+        found.chain(visible).sum()
     }
 }
 
 impl Asker<'_> {
     /// What is found about a question without its resource; of an earlier call, or now.
-    pub(super) fn opening(&self, operation: &Operation, question: &Question<'_>) -> Result<Arc<Opening>, String> {
+    fn opening(&self, operation: &Operation, question: &Question<'_>) -> Result<Arc<Opening>, String> {
         let asked = self.asked(operation, question);
         if let Some(known) = self.standing.opening(&asked) {
             return Ok(known);
         }
         let slice = self.slice(question).ok_or_else(|| unknown_type(question))?;
         let opening = Arc::new(self.open(operation, question, &slice)?);
-        if opening.is_timeless {
-            self.standing.keep_opening(asked, Arc::clone(&opening));
-        }
+        self.keep(operation, question, &opening);
         Ok(opening)
+    }
+
+    fn keep(&self, operation: &Operation, question: &Question<'_>, opening: &Arc<Opening>) {
+        if opening.is_timeless {
+            self.standing.keep_opening(self.asked(operation, question), Arc::clone(opening));
+        }
     }
 
     fn open(&self, operation: &Operation, question: &Question<'_>, slice: &Slice) -> Result<Opening, String> {
@@ -100,13 +112,45 @@ impl Asker<'_> {
             roles: views.roles.as_ref().map(both).transpose()?,
             scopes: speaking.map(|(place, view)| Ok((place, both(view)?))).collect::<Result<_, String>>()?,
             is_timeless: slice.is_timeless(),
+            verdict: OnceLock::new(),
+            visible: OnceLock::new(),
             scene,
         })
     }
 
-    /// The verdict of all views: where the resource is known, what is open is asked with it.
-    pub(super) fn verdict(&self, question: &Question<'_>, opening: &Opening) -> Verdict {
-        self.joined(question, opening).unwrap_or_else(Verdict::Failed)
+    /// The verdict of all views: where the resource is known, what is open is asked with it; where it is not, by guards.
+    pub(super) fn verdict(&self, operation: &Operation, question: &Question<'_>) -> Arc<Verdict> {
+        let opening = match self.opening(operation, question) {
+            Ok(opening) => opening,
+            Err(message) => return Arc::new(Verdict::Failed(message)),
+        };
+        let verdict = || Arc::new(self.joined(question, &opening).unwrap_or_else(Verdict::Failed));
+        match question.content {
+            Content::Unknown => Arc::clone(opening.verdict.get_or_init(verdict)),
+            // of the server there is nothing to know
+            Content::Nothing if question.of == SERVER => Arc::clone(opening.verdict.get_or_init(verdict)),
+            Content::Nothing | Content::Known(_) => verdict(),
+        }
+    }
+
+    /// What is visible of a type in general; `None` where that cannot be said.
+    pub(super) fn visible_of_type(
+        &self,
+        operation: &Operation,
+        question: &Question<'_>,
+        of: ResourceType,
+    ) -> Option<Arc<Visible>> {
+        let opening = self.opening(operation, question).ok()?;
+        if let Some(visible) = opening.visible.get() {
+            return visible.clone();
+        }
+        let known = Known { of, id: None, within: None, definitions: self.snapshot.definitions };
+        let formula = self.formula(operation, question, &opening);
+        let visible = formula.map(|formula| Arc::new(Visible::of(formula.given(&|atom| known.judge(atom)))));
+        let visible = opening.visible.get_or_init(|| visible).clone();
+        // it weighs more now
+        self.keep(operation, question, &opening);
+        visible
     }
 
     fn joined(&self, question: &Question<'_>, opening: &Opening) -> Result<Verdict, String> {
@@ -180,7 +224,7 @@ impl Asker<'_> {
 
     /// What is visible of resources of a type, whatever is known of one beside. As `joined` joins verdicts: roles and
     /// scopes must both permit where both are there, and nothing may forbid.
-    pub(super) fn formula(&self, operation: &Operation, question: &Question<'_>, opening: &Opening) -> Option<Formula> {
+    fn formula(&self, operation: &Operation, question: &Question<'_>, opening: &Opening) -> Option<Formula> {
         let views = &self.standing.views;
         let mut forbidden = Vec::new();
         if let Some((view, found)) = views.whole.as_ref().zip(opening.whole.as_ref()) {

@@ -316,7 +316,7 @@ impl Asker<'_> {
         operation: &Operation,
         questions: &'q [Question<'q>],
     ) -> Vec<(&'q Question<'q>, Arc<Verdict>)> {
-        let ask = |question: &'q Question<'q>| (question, self.guarded(operation, question));
+        let ask = |question: &'q Question<'q>| (question, self.verdict(operation, question));
         let mut verdicts: Vec<_> = questions.iter().map(ask).collect();
         let is_denied = |question: &Question<'_>, verdict: &Verdict| {
             let denies = matches!(verdict, Verdict::NoPermit | Verdict::Forbid(_) | Verdict::Failed(_));
@@ -361,29 +361,7 @@ impl Asker<'_> {
 
     /// One question under every view of the principal: roles and scopes must both permit where both are there.
     pub(super) fn question(&self, operation: &Operation, question: &Question<'_>) -> Arc<Verdict> {
-        self.refined(operation, question, self.guarded(operation, question))
-    }
-
-    /// The verdict as far as concrete evaluation finds it: of a resource that is not at hand, by guards.
-    fn guarded(&self, operation: &Operation, question: &Question<'_>) -> Arc<Verdict> {
-        let is_known = match question.content {
-            Content::Known(_) => true,
-            Content::Nothing => question.of != SERVER,
-            Content::Unknown => false,
-        };
-        let asked = (!is_known).then(|| self.asked(operation, question));
-        if let Some(verdict) = asked.as_ref().and_then(|asked| self.standing.verdict(asked)) {
-            return verdict;
-        }
-        let (verdict, may_be_kept) = match self.opening(operation, question) {
-            Ok(opening) => (self.verdict(question, &opening), opening.is_timeless),
-            Err(message) => (Verdict::Failed(message), false),
-        };
-        let verdict = Arc::new(verdict);
-        if let Some(asked) = asked.filter(|_| may_be_kept) {
-            self.standing.keep_verdict(asked, Arc::clone(&verdict));
-        }
-        verdict
+        self.refined(operation, question, self.verdict(operation, question))
     }
 
     /// What guards leave open may be settled by what is known of the resource before it is at hand.
@@ -427,27 +405,6 @@ impl Asker<'_> {
     pub(super) fn searches(&self, operation: &Operation, question: &Question<'_>) -> Option<Filter> {
         let of = self.snapshot.definitions.resource_type(question.of)?;
         self.visible(operation, question)?.filter(&self.known(operation, question, of), true).cloned()
-    }
-
-    /// Of a type in general.
-    fn visible_of_type(
-        &self,
-        operation: &Operation,
-        question: &Question<'_>,
-        of: ResourceType,
-    ) -> Option<Arc<Visible>> {
-        let asked = self.asked(operation, question);
-        if let Some(found) = self.standing.visible(&asked) {
-            return found;
-        }
-        let opening = self.opening(operation, question).ok()?;
-        let known = Known { of, id: None, within: None, definitions: self.snapshot.definitions };
-        let formula = self.formula(operation, question, &opening);
-        let visible = formula.map(|formula| Arc::new(Visible::of(formula.given(&|atom| known.judge(atom)))));
-        if opening.is_timeless {
-            self.standing.keep_visible(asked, visible.clone());
-        }
-        visible
     }
 
     /// What is known of the resources of a question. All that a search of a compartment finds is in it.

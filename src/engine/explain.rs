@@ -12,7 +12,6 @@ use crate::engine::entities::Facts;
 use crate::engine::standing::Standing;
 use crate::fhir::definitions::FhirId;
 use crate::fhir::operation::Operation;
-use crate::fhir::url::write_parameters;
 use crate::policy::snapshot::Snapshot;
 
 /// Questions beyond these are counted, not told: a search of everything asks about every type.
@@ -113,10 +112,7 @@ pub fn explain(
                         }
                     },
                     verdict: name(&verdict),
-                    visible: filter
-                        .iter()
-                        .flat_map(|filter| filter.any_of.iter().map(|query| write_parameters(query)))
-                        .collect(),
+                    visible: filter.iter().flat_map(|filter| filter.queries.iter().cloned()).collect(),
                     each_result_is_checked: filter.is_some_and(|filter| filter.is_checked),
                     failure: if let Verdict::Failed(message) = &*verdict { Some(message.clone()) } else { None },
                     policies: verdict.policies().cloned().collect::<BTreeSet<String>>().into_iter().collect(),

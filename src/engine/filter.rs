@@ -5,12 +5,12 @@
 //! Source: FHIR search.html (R4 §3.1.1.4 token, reference and uri, `:not`, `:missing`; §3.1.1.1.4 compartments).
 
 use std::collections::BTreeSet;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use crate::engine::residual::{Atom, Element, Formula, Known, Literal};
 use crate::fhir::definitions::{Compartment, FhirId, ParameterKind};
 use crate::fhir::resource::{self, Bases};
-use crate::fhir::url::Parameter;
+use crate::fhir::url::{Parameter, write_parameters};
 
 /// Parts of a union, and alternatives within one, beyond which nothing is said.
 const PARTS_MAX: usize = 64;
@@ -20,6 +20,8 @@ const PARTS_MAX: usize = 64;
 pub struct Filter {
     /// What is visible is the union of these, each the criteria to add to a search; of none: whatever it finds.
     pub any_of: Vec<Vec<Parameter>>,
+    /// These, written.
+    pub queries: Arc<[String]>,
     /// Whether they find all that is visible.
     pub is_complete: bool,
     /// Whether they find more, so that each result must be checked.
@@ -59,8 +61,8 @@ impl Visible {
 
     /// What it takes in memory at most, reckoned rather too much.
     pub fn bytes(&self) -> usize {
-        // each search says what the formula says
-        3 * self.formula.bytes()
+        // each search says what the formula says, and is written once
+        5 * self.formula.bytes()
     }
 }
 
@@ -85,6 +87,7 @@ pub fn filter(formula: &Formula, known: &Known<'_>, may_check: bool) -> Option<F
         _ => None,
     };
     Some(Filter {
+        queries: any_of.iter().map(write_parameters).collect(),
         any_of,
         is_complete: dropped.is_empty() && !kept.iter().any(Part::finds_less),
         is_checked: kept.iter().any(Part::finds_more),

@@ -18,7 +18,7 @@ use crate::fhir::url::{Parameter, write_parameters};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Narrowed {
     /// What is visible is the union of these queries, each to be added to the request's own.
-    pub any_of: Vec<String>,
+    pub any_of: Arc<[String]>,
     /// Whether that is all that is visible.
     pub is_complete: bool,
     /// The whole request rewritten, where one request can carry it.
@@ -169,7 +169,7 @@ impl Asker<'_> {
         if url.len() > self.snapshot.request.url_bytes_max {
             return unenforceable();
         }
-        let any_of = vec![write_parameters(&criteria)];
+        let any_of = Arc::new([write_parameters(&criteria)]);
         needs.filter = Some(Narrowed { any_of, is_complete, url: Some(url), if_none_exist: None });
         Ok(())
     }
@@ -182,13 +182,13 @@ impl Asker<'_> {
     ) -> Option<(ResourceType, Vec<String>, bool)> {
         let of = self.snapshot.definitions.resource_type(question.of)?;
         let visible = self.visible(operation, question)?;
-        let Filter { any_of, is_complete, .. } = visible.filter(&self.known(operation, question, of), false)?;
-        let filters = any_of.iter().map(|criteria| format!("{of}?{}", write_parameters(criteria)));
+        let Filter { queries, is_complete, .. } = visible.filter(&self.known(operation, question, of), false)?;
+        let filters = queries.iter().map(|query| format!("{of}?{query}"));
         Some((of, filters.collect(), *is_complete))
     }
 
     fn narrowed_by(&self, operation: &Operation, filter: &Filter) -> Narrowed {
-        let Filter { any_of, is_complete, whole, .. } = filter;
+        let Filter { any_of, queries, is_complete, whole, .. } = filter;
         if operation.conditional {
             // criteria stand in one place and cannot be a union: the first part is what an owner's record is found by
             let (criteria, is_whole) = match (whole, any_of.first()) {
@@ -198,7 +198,7 @@ impl Asker<'_> {
             };
             let if_none_exist = operation.if_none_exist_with(criteria);
             return Narrowed {
-                any_of: vec![write_parameters(criteria)],
+                any_of: Arc::new([write_parameters(criteria)]),
                 is_complete: *is_complete && is_whole,
                 url: if_none_exist.is_none().then(|| operation.url_with(criteria)),
                 if_none_exist,
@@ -209,7 +209,7 @@ impl Asker<'_> {
                 // the union in another way there is not: its first part, which is what an owner's record is found by
                 let first = any_of.first().map(Vec::as_slice).unwrap_or_default();
                 return Narrowed {
-                    any_of: vec![write_parameters(first)],
+                    any_of: Arc::new([write_parameters(first)]),
                     is_complete: false,
                     url: Some(operation.url_with(first)),
                     if_none_exist: None,
@@ -223,7 +223,7 @@ impl Asker<'_> {
                 Some(Whole::Compartment(compartment, id, criteria)) => operation.url_within(*compartment, id, criteria),
                 None => None,
             },
-            any_of: any_of.iter().map(|criteria| write_parameters(criteria)).collect(),
+            any_of: Arc::clone(queries),
             is_complete: *is_complete,
             if_none_exist: None,
         }

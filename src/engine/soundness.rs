@@ -141,7 +141,7 @@ impl World {
                     None => (true, None, true),
                     Some(filter) => {
                         let mut found = false;
-                        for query in &filter.any_of {
+                        for query in filter.any_of.iter() {
                             found |=
                                 server.finds(resource, query).ok_or_else(|| format!("an unknown query {query}"))?;
                         }

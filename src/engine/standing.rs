@@ -10,9 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::cache::{BYTES_MAX_DEFAULT, Cache};
 use crate::claims::rules::Principal;
 use crate::engine::asking::Opening;
-use crate::engine::decide::Verdict;
 use crate::engine::entities::{Facts, Views};
-use crate::engine::filter::Visible;
 use crate::fhir::action::Action;
 use crate::fhir::operation::AccessRole;
 use crate::policy::index::{Index, Membership, Which};
@@ -32,16 +30,12 @@ pub struct Standing {
 
 /// What was found about principals.
 struct Answers {
-    verdicts: Cache<Asked, Arc<Verdict>>,
-    /// what is found without the resource
     openings: Cache<Asked, Arc<Opening>>,
-    /// what is visible, where it depends on the resource; `None` where that cannot be said
-    visible: Cache<Asked, Option<Arc<Visible>>>,
     /// of these so many
     standings: AtomicU64,
 }
 
-/// All that a verdict depends on where no resource is at hand, beside the snapshot.
+/// All that is found without a resource depends on this, beside the snapshot.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub struct Asked {
     /// the standing's number
@@ -105,16 +99,6 @@ impl Standing {
         }
     }
 
-    /// The verdict that was found before.
-    pub fn verdict(&self, asked: &Asked) -> Option<Arc<Verdict>> {
-        self.answers.verdicts.get(asked)
-    }
-
-    pub fn keep_verdict(&self, asked: Asked, verdict: Arc<Verdict>) {
-        let bytes = asked.bytes() + bytes_of(verdict.policies());
-        self.answers.verdicts.keep(asked, verdict, bytes);
-    }
-
     /// What was found without the resource before.
     pub fn opening(&self, asked: &Asked) -> Option<Arc<Opening>> {
         self.answers.openings.get(asked)
@@ -123,16 +107,6 @@ impl Standing {
     pub fn keep_opening(&self, asked: Asked, opening: Arc<Opening>) {
         let bytes = asked.bytes() + opening.bytes(self.view_bytes());
         self.answers.openings.keep(asked, opening, bytes);
-    }
-
-    /// What was found to be visible before; or that it cannot be said.
-    pub fn visible(&self, asked: &Asked) -> Option<Option<Arc<Visible>>> {
-        self.answers.visible.get(asked)
-    }
-
-    pub fn keep_visible(&self, asked: Asked, visible: Option<Arc<Visible>>) {
-        let bytes = asked.bytes() + visible.iter().map(|visible| visible.bytes()).sum::<usize>();
-        self.answers.visible.keep(asked, visible, bytes);
     }
 
     fn bytes(&self) -> usize {
@@ -147,13 +121,7 @@ impl Standing {
 
 impl Answers {
     fn new(bytes_max: usize) -> Answers {
-        let part = bytes_max / 3;
-        Answers {
-            verdicts: Cache::new(part),
-            openings: Cache::new(part),
-            visible: Cache::new(part),
-            standings: AtomicU64::new(0),
-        }
+        Answers { openings: Cache::new(bytes_max), standings: AtomicU64::new(0) }
     }
 }
 

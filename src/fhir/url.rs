@@ -5,7 +5,7 @@
 //! Source: RFC 3986; FHIR http.html "Service Base URL" and "Resource Metadata and Versioning"; the URL living
 //! standard's `application/x-www-form-urlencoded` for the query.
 
-use std::fmt;
+use std::fmt::{self, Write};
 
 /// How much of a URL is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,9 +103,36 @@ pub fn parameters(text: &str, parameters_max: usize) -> Result<Vec<Parameter>, U
 }
 
 /// Writes parameters as a query without its `?`.
-pub fn write_parameters(parameters: &[Parameter]) -> String {
-    Written(parameters).to_string()
+pub fn write_parameters<'p>(parameters: impl IntoIterator<Item = &'p Parameter>) -> String {
+    let mut text = String::with_capacity(WRITTEN_BYTES);
+    push_parameters(&mut text, parameters);
+    text
 }
+
+/// Writes the path of these segments below the base, and a query, as [`parse`] reads them.
+pub fn write_target<'p>(
+    segments: impl IntoIterator<Item = &'p str>,
+    query: impl IntoIterator<Item = &'p Parameter>,
+) -> String {
+    let mut text = String::with_capacity(WRITTEN_BYTES);
+    for segment in segments {
+        text.push('/');
+        text.push_str(segment);
+    }
+    if text.is_empty() {
+        text.push('/');
+    }
+    let path = text.len();
+    text.push('?');
+    push_parameters(&mut text, query);
+    if text.len() == path + 1 {
+        text.truncate(path);
+    }
+    text
+}
+
+/// Most URLs and queries are shorter.
+const WRITTEN_BYTES: usize = 128;
 
 /// The part of `url` below the FHIR base: a path is already below it, of an absolute URL the longest base is taken off.
 fn below_base<'a>(url: &'a str, bases: &[String]) -> Result<&'a str, UrlError> {
@@ -284,59 +311,34 @@ impl UrlError {
 }
 
 impl fmt::Display for Target {
-    /// The path below the base with its query, as `parse` reads it.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.segments.is_empty() {
-            formatter.write_str("/")?;
-        }
-        for segment in &self.segments {
-            formatter.write_str("/")?;
-            formatter.write_str(segment)?;
-        }
-        if !self.query.is_empty() {
-            write!(formatter, "?{}", Written(&self.query))?;
-        }
-        Ok(())
+        formatter.write_str(&write_target(self.segments.iter().map(String::as_str), &self.query))
     }
 }
 
-struct Written<'p>(&'p [Parameter]);
-
-impl fmt::Display for Written<'_> {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, parameter) in self.0.iter().enumerate() {
-            if index > 0 {
-                formatter.write_str("&")?;
-            }
-            parameter.fmt(formatter)?;
+fn push_parameters<'p>(text: &mut String, parameters: impl IntoIterator<Item = &'p Parameter>) {
+    for (index, Parameter { name, value }) in parameters.into_iter().enumerate() {
+        if index > 0 {
+            text.push('&');
         }
-        Ok(())
-    }
-}
-
-impl fmt::Display for Parameter {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_encoded(&self.name, formatter)?;
-        formatter.write_str("=")?;
-        write_encoded(&self.value, formatter)
+        push_encoded(text, name);
+        text.push('=');
+        push_encoded(text, value);
     }
 }
 
 /// Leaves what RFC 3986 allows in a query and no reader of FHIR takes for a separator, so that people can read it.
-fn write_encoded(text: &str, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "-._~:/,$*!@()".contains(letter);
-    let mut rest = text;
-    while let Some(letter) = rest.chars().next() {
-        let (plain, others) = rest.split_at(rest.find(|letter| !is_plain(letter)).unwrap_or(rest.len()));
-        formatter.write_str(plain)?;
-        rest = others;
-        if plain.is_empty() {
-            let (encoded, others) = rest.split_at(letter.len_utf8());
-            encoded.bytes().try_for_each(|byte| write!(formatter, "%{byte:02X}"))?;
-            rest = others;
+fn push_encoded(text: &mut String, plain: &str) {
+    for byte in plain.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => text.push(char::from(byte)),
+            b'-' | b'.' | b'_' | b'~' | b':' | b'/' | b',' | b'$' | b'*' | b'!' | b'@' | b'(' | b')' => {
+                text.push(char::from(byte));
+            }
+            // INVARIANT: writing to a String cannot fail
+            _ => drop(write!(text, "%{byte:02X}")),
         }
     }
-    Ok(())
 }
 
 /// The property of this file: no panic, one reading, and no segment that another reader could take apart.

@@ -204,7 +204,7 @@ fn batch<'t>(fields: &Fields<'t>) -> Result<Vec<Result<Fields<'t>, ApiError>>, A
     let Some(requests) = fields.get("requests") else {
         return Err(ApiError::malformed("", "`requests` is missing"));
     };
-    let questions = fields.items("requests", requests, "`requests` must be an array")?;
+    let questions = fields.items("requests", requests, || "`requests` must be an array".to_owned())?;
     if questions.len() > BATCH_MAX {
         let message = format!("{} requests are more than {BATCH_MAX}; split them", questions.len());
         return Err(ApiError::malformed("/requests", message));
@@ -655,10 +655,10 @@ impl<'t> Fields<'t> {
         json::string(text).transpose().map_err(|error| self.broken(error, text))
     }
 
-    fn items(&self, name: &str, text: &'t str, message: &str) -> Result<Vec<&'t str>, ApiError> {
+    fn items(&self, name: &str, text: &'t str, message: impl Fn() -> String) -> Result<Vec<&'t str>, ApiError> {
         match text.starts_with('[') {
             true => json::items(text).map_err(|error| self.broken(error, text)),
-            false => Err(ApiError::malformed(&self.at(name), message)),
+            false => Err(ApiError::malformed(&self.at(name), message())),
         }
     }
 
@@ -672,9 +672,9 @@ impl<'t> Fields<'t> {
 
     fn texts(&self, name: &str) -> Result<Vec<Cow<'t, str>>, ApiError> {
         let Some(text) = self.get(name) else { return Ok(Vec::new()) };
-        let message = format!("`{name}` must be an array of strings");
-        let items = self.items(name, text, &message)?;
-        let item = |item| self.string(item)?.ok_or_else(|| ApiError::malformed(&self.at(name), message.as_str()));
+        let message = || format!("`{name}` must be an array of strings");
+        let items = self.items(name, text, message)?;
+        let item = |item| self.string(item)?.ok_or_else(|| ApiError::malformed(&self.at(name), message()));
         items.into_iter().map(item).collect()
     }
 
@@ -689,7 +689,9 @@ impl<'t> Fields<'t> {
 
 /// RFC 6901.
 fn pointer(parent: &str, name: &str) -> String {
-    format!("{parent}/{}", name.replace('~', "~0").replace('/', "~1"))
+    let name =
+        if name.contains(['~', '/']) { name.replace('~', "~0").replace('/', "~1").into() } else { Cow::Borrowed(name) };
+    [parent, "/", &name].concat()
 }
 
 #[derive(Serialize)]
@@ -884,8 +886,15 @@ fn challenge(status: u16, unauthenticated: bool, scope: Option<&str>) -> Option<
 
 /// JSON of our own making always serializes: its keys are strings, and it holds no floats that are no numbers.
 pub(super) fn bytes<T: Serialize>(value: &T) -> Vec<u8> {
-    serde_json::to_vec(value).unwrap_or_default()
+    let mut bytes = Vec::with_capacity(ANSWER_BYTES);
+    match serde_json::to_writer(&mut bytes, value) {
+        Ok(()) => bytes,
+        Err(_) => Vec::new(),
+    }
 }
+
+/// Most answers are shorter.
+const ANSWER_BYTES: usize = 768;
 
 /// For any bytes, as a question or as many: an answer or an error with its status, never a panic; and who shows no more
 /// than empty claims is permitted nothing but what is public.

@@ -6,7 +6,7 @@
 use super::{Interaction, Operation};
 use crate::fhir::definitions::{Compartment, FhirId, ResourceType};
 use crate::fhir::search::Term;
-use crate::fhir::url::{Parameter, Target, write_parameters};
+use crate::fhir::url::{Parameter, write_parameters, write_target};
 
 /// How a request can be made to ask for less.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,8 +68,7 @@ impl Operation {
 
     /// The URL with these criteria beside its own. Those of a form stay in the form: URL and form are one search.
     pub fn url_with(&self, criteria: &[Parameter]) -> String {
-        let Target { segments, query } = &self.target;
-        Target { segments: segments.clone(), query: [query.as_slice(), criteria].concat() }.to_string()
+        write_target(self.segments(), self.target.query.iter().chain(criteria))
     }
 
     /// The search of a type as one within a compartment; `None` where it is no search of a type alone.
@@ -77,15 +76,18 @@ impl Operation {
         if self.interaction != Interaction::SearchType {
             return None;
         }
-        let place = [compartment.as_str(), id.as_str()].into_iter().map(str::to_owned);
-        let segments = place.chain(self.target.segments.iter().cloned()).collect();
-        Some(Target { segments, query: [self.target.query.as_slice(), criteria].concat() }.to_string())
+        let place = [compartment.as_str(), id.as_str()];
+        Some(write_target(place.into_iter().chain(self.segments()), self.target.query.iter().chain(criteria)))
+    }
+
+    fn segments(&self) -> impl Iterator<Item = &str> {
+        self.target.segments.iter().map(String::as_str)
     }
 
     /// The criteria of a conditional create with these beside them, as `If-None-Exist` has them.
     pub fn if_none_exist_with(&self, criteria: &[Parameter]) -> Option<String> {
         let search = self.search.as_ref().filter(|_| self.interaction == Interaction::Create && self.conditional)?;
-        let own = search.terms.iter().map(|touching| touching.term.write());
-        Some(write_parameters(&own.chain(criteria.iter().cloned()).collect::<Vec<_>>()))
+        let own: Vec<Parameter> = search.terms.iter().map(|touching| touching.term.write()).collect();
+        Some(write_parameters(own.iter().chain(criteria)))
     }
 }
