@@ -33,7 +33,7 @@ pub mod fhir {
 pub mod claims {
     mod condition;
     mod file;
-    mod nodes;
+    pub(crate) mod nodes;
     pub mod rules;
     pub mod scope;
 }
@@ -43,6 +43,7 @@ pub mod policy {
     pub mod analysis;
     pub mod folder;
     pub mod index;
+    pub mod links;
     pub mod schema;
     pub mod snapshot;
 }

@@ -1,9 +1,12 @@
 //! What must hold of every decision, as one property for proptest and for fuzzing.
 //! Hides the worlds that it draws: claims, requests and resources that meet at the edges of the default policies.
 
+use std::str::FromStr;
 use std::sync::LazyLock;
 
-use cedar_policy::{Authorizer, Decision as Cedar, Entities, PolicySet, Request};
+use cedar_policy::{
+    Authorizer, Decision as Cedar, Entities, EntityUid, Policy, PolicyId, PolicySet, Request, SlotId, Template,
+};
 use serde_json::{Value, json};
 
 use crate::embedded;
@@ -12,6 +15,7 @@ use crate::engine::entities::{Content, Facts, View, context, resource_entity, re
 use crate::engine::standing::Standing;
 use crate::fhir::definitions::FhirVersion;
 use crate::fhir::operation::{self, Body, Operation};
+use crate::policy::links::LINKS;
 use crate::policy::snapshot::{CLAIMS as CLAIMS_FILE, Settings, Snapshot};
 use crate::token::jws::Claims;
 
@@ -45,8 +49,9 @@ pub fn holds(input: &[u8]) -> bool {
         && (world.operation.public || !world.of_nobody(plain, &known).is_permit())
         && world.answers_again_as_before(plain, [&known, &unknown])
         && world.answers_again_as_before(strict, [&known, &unknown])
-        && world.answers_as_cedar_does(plain, &known)
-        && world.answers_as_cedar_does(strict, &known)
+        && [plain, strict].into_iter().all(|snapshot| {
+            policies_of(snapshot).is_some_and(|all| world.answers_as_cedar_does(snapshot, &all, &known))
+        })
 }
 
 /// Draws policies, and holds what the index finds of them against Cedar's own authorizer over all of them: the decision,
@@ -55,17 +60,22 @@ pub fn holds(input: &[u8]) -> bool {
 pub fn index_holds(input: &[u8]) -> bool {
     let mut draw = Draw::of(input);
     let count = 4 + draw.byte() % 12;
-    let text: String = (0..count).map(|number| policy(number, &mut draw)).collect();
+    let drawn: Vec<Drawn> = (0..count).map(|number| Drawn::of(number, &mut draw)).collect();
     let mut folder = embedded::folder();
     folder.0.retain(|path, _| path == CLAIMS_FILE);
-    folder.0.insert("drawn.cedar".to_owned(), text.into_bytes());
+    folder.0.insert("drawn.cedar".to_owned(), drawn.iter().map(|drawn| drawn.text.as_str()).collect::<String>().into());
+    let links: Vec<Value> = drawn.iter().filter_map(Drawn::link).collect();
+    if !links.is_empty() {
+        folder.0.insert(LINKS.to_owned(), json!({ "links": links }).to_string().into_bytes());
+    }
     let settings = Settings { version: FhirVersion::R4, themes: Vec::new(), request: operation::Settings::default() };
-    let Ok(snapshot) = Snapshot::load(&folder, &settings) else { return false };
+    let (Ok(snapshot), Some(all)) = (Snapshot::load(&folder, &settings), whole_set(&drawn)) else { return false };
     (0..24).all(|_| {
         let Some(world) = World::draw(&mut draw, &snapshot) else { return true };
         let known = Evidence { stored: Stored::Known(draw.value(&RESOURCES)), proposed: None, body: None };
         let unknown = Evidence { stored: Stored::NotLoaded, ..known };
-        world.answers_as_cedar_does(&snapshot, &known) && world.answers_again_as_before(&snapshot, [&known, &unknown])
+        world.answers_as_cedar_does(&snapshot, &all, &known)
+            && world.answers_again_as_before(&snapshot, [&known, &unknown])
     })
 }
 
@@ -105,11 +115,73 @@ const CONDITIONS: [&str; 12] = [
     "when { context.emergency && resource.security.contains(\"R\") && 9223372036854775807 + 1 > 0 }",
 ];
 
-fn policy(number: usize, draw: &mut Draw<'_>) -> String {
-    let mut one = |of: &[&'static str]| draw.one(of).copied().unwrap_or_default();
-    let effect = one(&["permit", "permit", "forbid"]);
-    let (principal, action, resource) = (one(&PRINCIPALS), one(&ACTIONS), one(&SCOPES));
-    format!("@id(\"p{number}\") {effect} ({principal}, {action}, {resource}) {};\n", one(&CONDITIONS))
+/// A policy, or a template that is linked once.
+struct Drawn {
+    number: usize,
+    text: String,
+    /// the entities that fill a template's slots
+    slots: Vec<(&'static str, &'static str)>,
+}
+
+impl Drawn {
+    fn of(number: usize, draw: &mut Draw<'_>) -> Drawn {
+        let mut one = |of: &[&'static str]| draw.one(of).copied().unwrap_or_default();
+        let effect = one(&["permit", "permit", "forbid"]);
+        let (mut principal, action, mut resource) = (one(&PRINCIPALS), one(&ACTIONS), one(&SCOPES));
+        let condition = one(&CONDITIONS);
+        let mut slots = Vec::new();
+        match one(&["", "", "", "principal", "resource", "both"]) {
+            "principal" => {
+                principal = "principal in ?principal";
+                slots.push(("principal", one(&["Role::\"admin\"", "User::\"https://i|1\""])));
+            }
+            "resource" => {
+                resource = "resource in ?resource";
+                slots.push(("resource", one(&["Patient::\"123\"", "Observation::\"55\""])));
+            }
+            "both" => {
+                (principal, resource) = ("principal == ?principal", "resource == ?resource");
+                slots.push(("principal", "User::\"https://i|1\""));
+                slots.push(("resource", one(&["Observation::\"55\"", "Observation::\"56\""])));
+            }
+            _ => {}
+        }
+        let text = format!("@id(\"p{number}\") {effect} ({principal}, {action}, {resource}) {condition};\n");
+        Drawn { number, text, slots }
+    }
+
+    /// As links.yaml has it.
+    fn link(&self) -> Option<Value> {
+        let mut link = json!({ "template": format!("p{}", self.number), "id": format!("linked-p{}", self.number) });
+        for (slot, entity) in &self.slots {
+            link.as_object_mut()?.insert((*slot).to_owned(), json!(entity));
+        }
+        (!self.slots.is_empty()).then_some(link)
+    }
+}
+
+/// All that was drawn, as Cedar itself reads and links it.
+fn whole_set(drawn: &[Drawn]) -> Option<PolicySet> {
+    let mut all = PolicySet::new();
+    for Drawn { number, text, slots } in drawn {
+        let id = PolicyId::new(format!("p{number}"));
+        if slots.is_empty() {
+            all.add(Policy::parse(Some(id), text).ok()?).ok()?;
+            continue;
+        }
+        let filled = slots.iter().map(|(slot, entity)| {
+            let slot = if *slot == "principal" { SlotId::principal() } else { SlotId::resource() };
+            Some((slot, EntityUid::from_str(entity).ok()?))
+        });
+        all.add_template(Template::parse(Some(id.clone()), text).ok()?).ok()?;
+        all.link(id, PolicyId::new(format!("linked-p{number}")), filled.collect::<Option<_>>()?).ok()?;
+    }
+    Some(all)
+}
+
+/// All policies of a snapshot that has no templates.
+fn policies_of(snapshot: &Snapshot) -> Option<PolicySet> {
+    PolicySet::from_policies(snapshot.index.policies().iter().map(|indexed| indexed.policy().clone())).ok()
 }
 
 #[derive(Clone)]
@@ -163,20 +235,14 @@ impl World {
     }
 
     /// Each question of which the content is known, under each view, asked of all policies at once.
-    fn answers_as_cedar_does(&self, snapshot: &Snapshot, evidence: &Evidence<'_>) -> bool {
+    fn answers_as_cedar_does(&self, snapshot: &Snapshot, all: &PolicySet, evidence: &Evidence<'_>) -> bool {
         let Some(standing) = standing(&self.claims, snapshot) else { return true };
         let asker = Asker { snapshot, standing: &standing, facts: &self.facts, enforces: Enforces::default() };
         let Ok(questions) = questions(snapshot, &self.operation, evidence) else { return true };
-        let mut all = PolicySet::new();
-        for indexed in snapshot.index.policies() {
-            if all.add(indexed.policy().clone()).is_err() {
-                return false;
-            }
-        }
         let known = questions.iter().filter(|question| !matches!(question.content, Content::Unknown)).take(3);
         known.into_iter().all(|question| {
             standing.views.roles.iter().chain(&standing.views.scopes).all(|view| {
-                let cedar = self.cedar(snapshot, &all, question, view);
+                let cedar = self.cedar(snapshot, all, question, view);
                 cedar.is_some_and(|cedar| match (asker.under_one_view(&self.operation, question, view), cedar) {
                     (Verdict::Failed(_), Verdict::Failed(_)) => true,
                     (ours, cedars) => ours == cedars,

@@ -66,13 +66,11 @@ pub struct AnalysisError {
 }
 
 impl Analysed {
-    /// Takes `policy` apart; it carries its stable id already. A condition nested deeper than `depth_max` is refused.
-    pub fn new(policy: Policy, depth_max: usize) -> Result<Analysed, AnalysisError> {
+    /// Takes `policy` apart; it carries its stable id already. A condition that is nested too deeply is refused.
+    pub fn new(policy: Policy) -> Result<Analysed, AnalysisError> {
         let failed = |reason: String| AnalysisError { id: policy.id().to_string(), reason };
         let json = policy.to_json().map_err(|error| failed(error.to_string()))?;
-        if is_deeper(&json, depth_max * JSON_LEVELS) {
-            return Err(failed(format!("its condition is nested deeper than {depth_max}")));
-        }
+        is_shallow(&json).map_err(failed)?;
         let conditions = json.get("conditions").and_then(Value::as_array).cloned().unwrap_or_default();
         let mut reads = Reads::nothing();
         let mut content = false;
@@ -209,19 +207,21 @@ fn form(json: &Value) -> Form {
     form
 }
 
+/// A condition nested deeper than this is refused, before anything recurses into it.
+const CONDITION_DEPTH_MAX: usize = 200;
 /// One operator of Cedar is at most this many levels of its JSON: `{"&&": {"left": …}}`.
 const JSON_LEVELS: usize = 3;
 
-/// Without recursion, since the depth is what is in doubt.
-fn is_deeper(value: &Value, depth_max: usize) -> bool {
+/// That a policy's JSON may be recursed into, or why not. Without recursion, since the depth is what is in doubt.
+pub(super) fn is_shallow(value: &Value) -> Result<(), String> {
     let mut open = vec![(value, 0)];
     while let Some((value, depth)) = open.pop() {
-        if depth > depth_max {
-            return true;
+        if depth > CONDITION_DEPTH_MAX * JSON_LEVELS {
+            return Err(format!("its condition is nested deeper than {CONDITION_DEPTH_MAX}"));
         }
         open.extend(operands_of(value).map(|child| (child, depth + 1)));
     }
-    false
+    Ok(())
 }
 
 /// Cedar's JSON names an entity type as `entity_type`, and as the `type` of an entity.

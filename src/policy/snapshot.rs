@@ -9,7 +9,7 @@ use std::str::FromStr;
 use std::sync::OnceLock;
 
 use cedar_policy::{
-    Effect, Entity, EntityUid, Policy, PolicyId, PolicySet, Schema, SchemaFragment, ValidationMode, Validator,
+    Effect, Entity, EntityUid, Policy, PolicyId, PolicySet, Schema, SchemaFragment, Template, ValidationMode, Validator,
 };
 use miette::Diagnostic;
 
@@ -21,14 +21,13 @@ use crate::finding::Finding;
 use crate::policy::analysis::{Analysed, Form};
 use crate::policy::folder::Folder;
 use crate::policy::index::{Index, action_uid};
+use crate::policy::links::{self, LINKS};
 use crate::policy::schema;
 
 /// The claim rules of a folder.
 pub const CLAIMS: &str = "claims.yaml";
 const THEMES: &str = "themes/";
 const TESTS: &str = "tests/";
-/// A condition nested deeper than this is refused, before anything recurses into it.
-const CONDITION_DEPTH_MAX: usize = 200;
 
 /// What a snapshot is made for, beside the folder.
 #[derive(Debug, Clone)]
@@ -186,7 +185,7 @@ fn claim_rules(folder: &Folder, definitions: &'static Definitions) -> Result<Rul
     Rules::read(CLAIMS, text(CLAIMS, bytes).map_err(|finding| vec![finding])?, definitions)
 }
 
-/// The policy files in force, by path: all `.cedar` files but those of themes that are not on.
+/// The policy files in force, by path: links.yaml, and all `.cedar` files but those of themes that are not on.
 fn policy_files<'f>(folder: &'f Folder, themes: &[String], findings: &mut Vec<Finding>) -> BTreeMap<&'f str, &'f str> {
     let on: HashSet<String> = themes.iter().map(|theme| format!("{THEMES}{theme}.cedar")).collect();
     for missing in on.iter().filter(|path| !folder.0.contains_key(*path)) {
@@ -198,7 +197,7 @@ fn policy_files<'f>(folder: &'f Folder, themes: &[String], findings: &mut Vec<Fi
         let in_force = path.ends_with(".cedar")
             && !path.starts_with(TESTS)
             && (!path.starts_with(THEMES) || on.contains(path.as_str()));
-        if in_force {
+        if in_force || path == LINKS {
             match text(path, bytes) {
                 Ok(text) => drop(files.insert(path.as_str(), text)),
                 Err(finding) => findings.push(finding),
@@ -209,45 +208,80 @@ fn policy_files<'f>(folder: &'f Folder, themes: &[String], findings: &mut Vec<Fi
 }
 
 fn policies(files: &BTreeMap<&str, &str>, definitions: &Definitions, findings: &mut Vec<Finding>) -> Vec<Loaded> {
-    let mut loaded: Vec<Loaded> = Vec::new();
-    let mut ids: HashMap<String, (&str, usize)> = HashMap::new();
-    for (file, text) in files {
-        for (policy, offset) in parse(file, text, findings) {
-            let at = || position(text, offset);
-            match identified(policy, definitions) {
-                Ok(analysed) => {
-                    let policy = Loaded { analysed, file: (*file).to_owned(), offset };
-                    if let Some((other, offset)) = ids.insert(policy.id(), (*file, offset)) {
-                        let (line, _) = position(files.get(other).copied().unwrap_or_default(), offset);
-                        let message = format!("the id `{}` is taken at {other}:{line}", policy.id());
-                        let help = "give every policy an `@id` of its own";
-                        findings.push(finding(file, at(), message, Some(help.to_owned())));
-                    } else {
-                        loaded.push(policy);
-                    }
-                }
-                Err((message, help)) => findings.push(finding(file, at(), message, help)),
+    let mut ids = Ids { files, taken: HashMap::new() };
+    let mut templates = BTreeMap::new();
+    let mut read: Vec<(&str, Policy, usize)> = Vec::new();
+    for (file, text) in files.iter().filter(|(file, _)| **file != LINKS) {
+        let (policies, more) = parse(file, text, findings);
+        read.extend(policies.into_iter().map(|(policy, offset)| (*file, policy, offset)));
+        for (template, offset) in more {
+            match ids.take(template.annotation("id"), file, offset) {
+                Ok(id) => drop(templates.insert(id, template)),
+                Err(finding) => findings.push(finding),
             }
+        }
+    }
+    let linked = files.get(LINKS).map(|text| links::written_out(text, &templates));
+    let linked = linked.and_then(|linked| keep(linked, findings)).unwrap_or_default();
+    read.extend(linked.into_iter().map(|(policy, offset)| (LINKS, policy, offset)));
+    let mut loaded = Vec::new();
+    for (file, policy, offset) in read {
+        let analysed = ids.take(policy.annotation("id"), file, offset).and_then(|id| {
+            let wrong = |(message, help)| finding(file, ids.position(file, offset), message, help);
+            analysed(policy.new_id(PolicyId::new(id)), definitions).map_err(wrong)
+        });
+        match analysed {
+            Ok(analysed) => loaded.push(Loaded { analysed, file: file.to_owned(), offset }),
+            Err(finding) => findings.push(finding),
         }
     }
     loaded
 }
 
-/// The static policies of a file in its order, each with its offset in the text.
-fn parse(file: &str, text: &str, findings: &mut Vec<Finding>) -> Vec<(Policy, usize)> {
+/// The ids of policies and templates: each has one of its own.
+struct Ids<'f> {
+    files: &'f BTreeMap<&'f str, &'f str>,
+    /// where each was first
+    taken: HashMap<String, (&'f str, usize)>,
+}
+
+impl<'f> Ids<'f> {
+    fn take(&mut self, id: Option<&str>, file: &'f str, offset: usize) -> Result<String, Finding> {
+        let wrong = |message: String, help: &str| {
+            Err(finding(file, self.position(file, offset), message, Some(help.to_owned())))
+        };
+        let id = id.unwrap_or_default();
+        if id.is_empty() || id.len() > 200 || !id.chars().all(|c| c.is_ascii_alphanumeric() || "-_./:".contains(c)) {
+            let help = "write `@id(\"a-stable-name\")` before it, of letters, digits and `-_./:`";
+            return wrong("the policy has no usable `@id`".to_owned(), help);
+        }
+        if let Some((other, offset)) = self.taken.get(id) {
+            let (line, _) = self.position(other, *offset);
+            return wrong(format!("the id `{id}` is taken at {other}:{line}"), "give every policy an `@id` of its own");
+        }
+        self.taken.insert(id.to_owned(), (file, offset));
+        Ok(id.to_owned())
+    }
+
+    fn position(&self, file: &str, offset: usize) -> (usize, usize) {
+        position(self.files.get(file).copied().unwrap_or_default(), offset)
+    }
+}
+
+/// What stands in a file, each with its offset in the text.
+type Placed<T> = Vec<(T, usize)>;
+
+/// The policies of a file in its order, and its templates.
+fn parse(file: &str, text: &str, findings: &mut Vec<Finding>) -> (Placed<Policy>, Placed<Template>) {
     let set = match PolicySet::from_str(text) {
         Ok(set) => set,
         Err(errors) => {
             findings.extend(errors.iter().map(|error| from_diagnostic(file, text, error)));
-            return Vec::new();
+            return (Vec::new(), Vec::new());
         }
     };
-    for template in set.templates() {
-        let offset = text.find(&template.to_cedar()).unwrap_or_default();
-        let help = "write the policy out, with its principal and resource".to_owned();
-        let message = "templates are not supported".to_owned();
-        findings.push(finding(file, position(text, offset), message, Some(help)));
-    }
+    let offset = |template: &Template| text.find(&template.to_cedar()).unwrap_or_default();
+    let templates = set.templates().map(|template| (template.clone(), offset(template))).collect();
     // Cedar numbers the policies of a text: `policy0`, `policy1` …
     let number = |policy: &Policy| {
         let id: &str = policy.id().as_ref();
@@ -263,21 +297,15 @@ fn parse(file: &str, text: &str, findings: &mut Vec<Finding>) -> Vec<(Policy, us
         end = text.len().min(start + own.len());
         (policy, start)
     };
-    policies.into_iter().map(offset).collect()
+    (policies.into_iter().map(offset).collect(), templates)
 }
 
 /// A policy under its stable id, taken apart; or what is wrong with it, and the mend.
-fn identified(policy: Policy, definitions: &Definitions) -> Result<Analysed, (String, Option<String>)> {
-    let id = policy.annotation("id").unwrap_or_default().to_owned();
-    if id.is_empty() || id.len() > 200 || !id.chars().all(|c| c.is_ascii_alphanumeric() || "-_./:".contains(c)) {
-        let help = "write `@id(\"a-stable-name\")` before it, of letters, digits and `-_./:`";
-        return Err(("the policy has no usable `@id`".to_owned(), Some(help.to_owned())));
-    }
+fn analysed(policy: Policy, definitions: &Definitions) -> Result<Analysed, (String, Option<String>)> {
     if let Some(redact) = policy.annotation("redact") {
         redact_is_read(redact, policy.effect(), definitions)?;
     }
-    let analysed = Analysed::new(policy.new_id(PolicyId::new(id)), CONDITION_DEPTH_MAX)
-        .map_err(|error| (error.to_string(), None))?;
+    let analysed = Analysed::new(policy).map_err(|error| (error.to_string(), None))?;
     tags_exist(&analysed, definitions)?;
     Ok(analysed)
 }
@@ -398,7 +426,8 @@ fn validate_forms(
             let text = files.get(policy.file.as_str()).copied().unwrap_or_default();
             let place = |diagnostic: &dyn Diagnostic| {
                 let mut found = from_diagnostic(&policy.file, text, diagnostic);
-                if found.line == 0 {
+                // what a link fills in knows no place in its file
+                if found.line == 0 || policy.file == LINKS {
                     (found.line, found.column) = position(text, policy.offset);
                 }
                 found

@@ -147,7 +147,7 @@ fn a_folder_with_any_error_does_not_load_and_says_all_that_is_wrong() {
          permit (principal, action, resource);",
         &["extra.cedar:1:", "extra.cedar:2:", "extra.cedar:3:1"],
     );
-    check("@id(\"a\") permit (principal == ?principal, action, resource);", &["templates are not supported"]);
+    check("permit (principal == ?principal, action, resource);", &["extra.cedar:1:1", "no usable `@id`"]);
     check(
         "@id(\"a\") permit (principal, action, resource) when { resource.hasTag(\"colour\") };",
         &["`colour` is no tag"],
@@ -158,6 +158,64 @@ fn a_folder_with_any_error_does_not_load_and_says_all_that_is_wrong() {
     let mut folder = embedded::folder();
     folder.0.remove("claims.yaml");
     assert!(Snapshot::load(&folder, &settings()).err().unwrap()[0].to_string().contains("no claim rules"));
+}
+
+const TEMPLATES: &str = r#"
+    @id("shared") permit (principal == ?principal, action in Action::"r", resource in ?resource);
+    @id("sealed") forbid (principal, action, resource in ?resource) unless { context.emergency };
+"#;
+
+fn with_links(links: &str) -> Result<Snapshot, Vec<String>> {
+    let mut folder = with(TEMPLATES);
+    folder.0.insert("links.yaml".to_owned(), links.as_bytes().to_vec());
+    Snapshot::load(&folder, &settings()).map_err(|findings| findings.iter().map(ToString::to_string).collect())
+}
+
+#[test]
+fn a_template_decides_by_its_links_and_by_nothing_else() {
+    let links = r#"
+links:
+  - { template: shared, id: shared-with-app, principal: 'Client::"https://i|app"', resource: 'Patient::"123"' }
+  - { template: sealed, id: sealed-456, resource: 'Patient::"456"' }
+"#;
+    let linked = with_links(links).unwrap();
+    let unlinked = load(TEMPLATES);
+    assert_ne!(linked.revision, unlinked.revision);
+    let app = json!({ "iss": "https://i", "sub": "app" });
+    let check = |snapshot: &Snapshot, claims: &Value, patient: &str, policies: Value| {
+        let question = json!({ "claims": claims, "request": { "method": "GET", "url": "/Observation/55" },
+            "resource": lab(patient) });
+        let answer = ask(snapshot, &question);
+        assert_eq!(answer["policies"], policies, "{answer}");
+    };
+    let permit = |id: &str| json!([{ "id": id, "effect": "permit" }]);
+    check(&linked, &app, "123", permit("shared-with-app"));
+    check(&linked, &app, "789", json!([]));
+    check(&linked, &json!({ "iss": "https://i", "sub": "bob" }), "123", json!([]));
+    check(&linked, &reader(), "456", json!([{ "id": "sealed-456", "effect": "forbid" }]));
+    check(&unlinked, &app, "123", json!([]));
+    check(&unlinked, &reader(), "456", permit("role-fhir-data-reader"));
+}
+
+#[test]
+fn links_that_fit_no_template_are_told() {
+    let check = |link: &str, at: &str, message: &str| {
+        let findings = with_links(&format!("links:\n  - {{ {link} }}\n")).err().unwrap_or_default();
+        let is_told = |finding: &&String| finding.starts_with(at) && finding.contains(message);
+        assert!(findings.iter().any(|finding| is_told(&finding)), "{link}: {findings:#?}");
+    };
+    let ann = "principal: 'User::\"https://i|ann\"'";
+    let record = "resource: 'Patient::\"123\"'";
+    check("template: shard, id: a", "links.yaml:2:", "there is no template `shard`");
+    check(&format!("template: role-admin, id: a, {ann}"), "links.yaml:2:", "there is no template `role-admin`");
+    check(&format!("template: shared, id: a, {record}"), "links.yaml:2:", "`principal` is missing");
+    check(&format!("template: sealed, id: a, {record}, {ann}"), "links.yaml:2:", "the template has no `?principal`");
+    check("template: sealed, id: a, resource: Patient/123", "links.yaml:2:", "this is no entity");
+    check(&format!("template: sealed, {record}"), "links.yaml:2:", "a link has a `id`");
+    check(&format!("template: sealed, id: role-admin, {record}"), "links.yaml:2:", "the id `role-admin` is taken");
+    check(&format!("template: sealed, id: sealed, {record}"), "links.yaml:2:", "the id `sealed` is taken");
+    check("template: sealed, id: a, resource: 'Pacient::\"1\"'", "links.yaml:2:", "Pacient");
+    check(&format!("template: sealed, id: a, {record}, ressource: x"), "links.yaml:2:", "did you mean `resource`?");
 }
 
 /// Policies that look at everything that a question can hold beside the resource.
