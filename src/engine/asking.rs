@@ -46,6 +46,8 @@ pub struct Opening {
 struct Scene {
     action: Entity,
     context: Context,
+    /// what the policies look at
+    reads: Reads,
 }
 
 /// The policies that one view found.
@@ -208,8 +210,7 @@ impl Asker<'_> {
             return Ok(resource);
         }
         let Question { of, id, content, .. } = *with.question;
-        let slice = self.slice(with.question).ok_or_else(|| unknown_type(with.question))?;
-        let resource = resource_entity(self.snapshot, of, id, content, &slice.reads);
+        let resource = resource_entity(self.snapshot, of, id, content, &with.scene.reads);
         let resource = resource.map_err(|error| error.to_string())?;
         Ok(with.resource.get_or_init(|| resource))
     }
@@ -219,7 +220,7 @@ impl Asker<'_> {
         let name = operation.name.as_deref();
         let context = context(self.facts, of, access.role, name, &slice.reads).map_err(|error| error.to_string())?;
         let action = self.snapshot.action(access.action).ok_or("the schema lacks the action")?.clone();
-        Ok(Scene { action, context })
+        Ok(Scene { action, context, reads: slice.reads.clone() })
     }
 
     /// What is visible of resources of a type, whatever is known of one beside. As `joined` joins verdicts: roles and

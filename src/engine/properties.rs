@@ -99,7 +99,7 @@ const SCOPES: [&str; 7] = [
     "resource in Patient::\"123\"",
     "resource is Observation in Patient::\"456\"",
 ];
-const CONDITIONS: [&str; 12] = [
+const CONDITIONS: [&str; 16] = [
     "",
     "when { principal in Role::\"admin\" && resource.security.contains(\"R\") }",
     "when { principal in [Role::\"admin\", Role::\"FHIR Data Reader\"] }",
@@ -110,6 +110,11 @@ const CONDITIONS: [&str; 12] = [
     "when { resource in Patient::\"123\" && context.emergency }",
     "when { principal has patient && resource in principal.patient }",
     "when { context.now < datetime(\"2020-01-01\") }",
+    // the resource by another name
+    "when { principal has patient && principal.patient has source }",
+    "when { principal has patient && principal.patient in Practitioner::\"7\" }",
+    "unless { Patient::\"123\" in Practitioner::\"7\" }",
+    "when { principal has patient && principal.patient.hasTag(\"identifier\") && resource in principal.patient }",
     // fails wherever it is asked, and where it is asked at all
     "when { 9223372036854775807 + 1 > 0 }",
     "when { context.emergency && resource.security.contains(\"R\") && 9223372036854775807 + 1 > 0 }",
@@ -399,7 +404,8 @@ static RESOURCES: LazyLock<Vec<Value>> = LazyLock::new(|| {
         observation("Patient/456", "laboratory", "N"),
         observation("Patient/456", "laboratory", "V"),
         json!({ "resourceType": "Observation", "id": "55" }),
-        json!({ "resourceType": "Patient", "id": "123" }),
+        json!({ "resourceType": "Patient", "id": "123", "meta": { "source": "urn:s" }, "identifier": [{ "value": "x" }],
+            "generalPractitioner": [{ "reference": "Practitioner/7" }] }),
         json!({ "resourceType": "Medication", "id": "m" }),
     ]
 });

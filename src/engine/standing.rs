@@ -52,7 +52,7 @@ pub struct Asked {
 
 /// Reckoned, and rather too much: for an entry of a cache, a text, a view written in Cedar.
 const ENTRY_BYTES: usize = 512;
-const TEXT_BYTES: usize = 64;
+const TEXT_BYTES: usize = 256;
 const VIEW_BYTES: usize = 8 * 1024;
 
 impl Asked {
@@ -105,7 +105,8 @@ impl Standing {
     }
 
     pub fn keep_opening(&self, asked: Asked, opening: Arc<Opening>) {
-        let bytes = asked.bytes() + opening.bytes(self.view_bytes());
+        // what is asked stands in the opening's context again
+        let bytes = 2 * asked.bytes() + opening.bytes(self.view_bytes());
         self.answers.openings.keep(asked, opening, bytes);
     }
 
@@ -114,8 +115,11 @@ impl Standing {
     }
 
     fn view_bytes(&self) -> usize {
-        let Principal { scopes, roles, groups, attributes, .. } = &self.principal;
-        VIEW_BYTES + bytes_of(scopes.iter().chain(roles).chain(groups).chain(attributes.values().flatten()))
+        let Principal { issuer, subject, client, tenant, scopes, roles, groups, attributes, .. } = &self.principal;
+        let names = [issuer, subject].into_iter().chain(client).chain(tenant);
+        let texts = names.chain(scopes).chain(roles).chain(groups).chain(attributes.values().flatten());
+        // as a text, in the principal's id, as an attribute, and for the view's own id
+        VIEW_BYTES + 4 * bytes_of(texts)
     }
 }
 

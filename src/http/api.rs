@@ -3,6 +3,7 @@
 //! INVARIANT: a field that is not known, stands twice or is `null` where a value is meant gives no decision.
 //! Source: shared/API.md; RFC 6750 for challenges; FHIR R4 OperationOutcome.
 
+use core::convert::Infallible;
 use core::fmt;
 use core::net::IpAddr;
 use std::borrow::Cow;
@@ -252,8 +253,26 @@ enum Bearer<'v> {
     Claims(Map<String, Value>, &'v str),
     /// Claims that were read before.
     Known(Arc<Standing>),
+}
+
+impl<'v> Bearer<'v> {
+    /// By the text of claims, unless they are known; then they are not read again.
+    fn of_claims<E>(
+        desk: &Desk<'_>,
+        text: &'v str,
+        read: impl FnOnce() -> Result<Map<String, Value>, E>,
+    ) -> Result<Bearer<'v>, E> {
+        match desk.standings.and_then(|standings| standings.known_claims(text)) {
+            Some(known) => Ok(Bearer::Known(known)),
+            None => Ok(Bearer::Claims(read()?, text)),
+        }
+    }
+
     /// Nobody in particular: a proxy's client without a token.
-    Nobody,
+    fn nobody(desk: &Desk<'_>) -> Bearer<'v> {
+        let Ok(nobody) = Bearer::of_claims(desk, "{}", || Ok::<_, Infallible>(Map::new()));
+        nobody
+    }
 }
 
 struct Asked<'v> {
@@ -285,7 +304,7 @@ impl<'v> Forwarded<'v> {
     /// The answer that `/v1/authorize` would give; with the stored resource, where it depends on it and somebody can bring it.
     pub(super) fn answer(self, desk: &Desk<'_>) -> Result<(Value, Summary, Decided), Lacking> {
         let Forwarded { token, method, url, headers, body, is_unseen, enforces } = self;
-        let who = token.map_or(Bearer::Nobody, |token| Bearer::Token(Cow::Borrowed(token)));
+        let who = token.map_or_else(|| Bearer::nobody(desk), |token| Bearer::Token(Cow::Borrowed(token)));
         let headers = headers.into_iter().map(|(name, value)| (Cow::Borrowed(name), Cow::Borrowed(value))).collect();
         let body = body.map(Cow::Borrowed);
         let request = Asked { method: Cow::Borrowed(method), url: Cow::Borrowed(url), headers, body, is_unseen };
@@ -424,10 +443,7 @@ impl<'v> Asker<'v> {
             (Some(_), Some(_)) => return Err(fields.malformed("both `token` and `claims` are given; send one")),
             (None, None) => return Err(fields.malformed("neither `token` nor `claims` is given")),
             (Some(_), None) => Bearer::Token(fields.text("token")?.unwrap_or_default()),
-            (None, Some(text)) => match desk.standings.and_then(|standings| standings.known_claims(text)) {
-                Some(known) => Bearer::Known(known),
-                None => Bearer::Claims(fields.object("claims", text)?, text),
-            },
+            (None, Some(text)) => Bearer::of_claims(desk, text, || fields.object("claims", text))?,
         };
         let request = fields.get("request").ok_or_else(|| fields.malformed("`request` is missing"))?;
         let request = Asked::read(&fields.below("request", request)?)?;
@@ -467,7 +483,6 @@ impl<'v> Asker<'v> {
         };
         Ok(match &self.who {
             Bearer::Known(standing) => Ok(Arc::clone(standing)),
-            Bearer::Nobody => principal(&Claims::vouched(Map::new())).and_then(make),
             Bearer::Claims(payload, text) => {
                 let claims = Claims::vouched(payload.clone());
                 let in_form = claims.judge_times_form().map_err(|error| error.to_string());

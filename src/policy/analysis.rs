@@ -338,17 +338,44 @@ fn leading_conjuncts<'v>(expression: &'v Value, into: &mut Vec<&'v Value>) -> bo
     plain
 }
 
-/// Whether an expression depends on more of the resource than its type.
+/// Whether an expression depends on more of the resource than its type. What it reaches by another name
+/// (`principal.patient`, `Patient::"1"`) may be the resource too, and is not found where that is not at hand.
 fn looks_at_resource(expression: &Value) -> bool {
     if is_variable(Some(expression), "resource") {
         return true;
     }
     let Some(object) = expression.as_object() else { return false };
     object.iter().any(|(operator, operands)| {
-        let only_type =
-            operator == "is" && operands.get("in").is_none() && is_variable(operands.get("left"), "resource");
-        !only_type && operands_of(operands).any(looks_at_resource)
+        let left = operands.get("left");
+        let is_of_type = operator == "is" && operands.get("in").is_none();
+        let enters_another = match operator.as_str() {
+            "in" | "is" | "getTag" | "hasTag" => !is_of_type && !is_at_hand(left),
+            "." | "has" => !is_at_hand(left) && !is_record(left),
+            _ => false,
+        };
+        let only_type = is_of_type && is_variable(left, "resource");
+        enters_another || (!only_type && operands_of(operands).any(looks_at_resource))
     })
+}
+
+/// An entity that every question has.
+fn is_at_hand(expression: Option<&Value>) -> bool {
+    is_variable(expression, "principal") || is_variable(expression, "action")
+}
+
+/// What the schema says is a record: `context`, `principal.fhirUser`, `principal.smart`, `principal.smart.patient`.
+fn is_record(expression: Option<&Value>) -> bool {
+    let mut names = Vec::new();
+    let mut root = expression;
+    while let Some(member) = root.and_then(|expression| expression.get(".")) {
+        names.push(member.get("attr").and_then(Value::as_str).unwrap_or_default());
+        root = member.get("left");
+    }
+    match names.as_slice() {
+        [] => is_variable(root, "context"),
+        ["fhirUser" | "smart"] | ["patient" | "user" | "system", "smart"] => is_variable(root, "principal"),
+        _ => false,
+    }
 }
 
 /// Calls `visit` with each operator of an expression and its operands, outermost first.

@@ -90,7 +90,7 @@ struct Asked {
 }
 
 /// What slices take at most; and what is reckoned for one, and for each of its policies.
-const SLICES_BYTES_MAX: usize = crate::cache::BYTES_MAX_DEFAULT / 8;
+const SLICES_BYTES_MAX: usize = crate::cache::BYTES_MAX_DEFAULT / 4;
 const SLICE_BYTES: usize = 2 * 1024;
 const POLICY_BYTES: usize = 4 * 1024;
 
@@ -165,7 +165,7 @@ impl Index {
         }
         let with_groups = self.actions.get(&action).filter(|_| self.types.contains(of))?;
         let slice = Arc::new(Slice::new(self.candidates(with_groups, &asked)));
-        let bytes = SLICE_BYTES + slice.len() * POLICY_BYTES;
+        let bytes = SLICE_BYTES + size_of_val(&*asked.by.0) + slice.len() * POLICY_BYTES;
         self.slices.keep(asked, Arc::clone(&slice), bytes);
         Some(slice)
     }

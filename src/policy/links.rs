@@ -8,29 +8,43 @@ use std::str::FromStr;
 use cedar_policy::{EntityUid, Policy, PolicyId, PolicySet, SlotId, Template};
 use serde_json::json;
 
-use crate::claims::nodes::{Entries, Node, Reader};
+use crate::claims::nodes::{Entries, Node, Reader, Value};
 use crate::finding::Finding;
 use crate::policy::analysis::is_shallow;
 
 /// Which templates are filled in, and with what.
 pub const LINKS: &str = "links.yaml";
 
-/// The policies that links.yaml makes of the templates, each with its offset in the text; or all that is wrong with it.
-pub fn written_out(text: &str, templates: &BTreeMap<String, Template>) -> Result<Vec<(Policy, usize)>, Vec<Finding>> {
+/// A template, filled in.
+pub struct Link {
+    /// by its id
+    pub template: String,
+    pub policy: Policy,
+    /// where it stands in the text, in bytes
+    pub offset: usize,
+}
+
+/// What links.yaml makes of the templates, which are known by their ids; or all that is wrong with it.
+pub fn written_out(text: &str, templates: &BTreeMap<String, Template>) -> Result<Vec<Link>, Vec<Finding>> {
     let (reader, root) = Reader::open(LINKS, text).map_err(|finding| vec![finding])?;
-    let mut end = 0;
+    let mut offset = 0;
     let mut link = |node| {
-        let (id, policy) = Links { reader: &reader, templates }.link(node)?;
+        let (template, id, policy) = Links { reader: &reader, templates }.link(node)?;
         // ids stand in the file's order
-        end += text.get(end..).and_then(|rest| rest.find(&id)).unwrap_or_default();
-        Some((policy, end))
+        offset += text.get(offset..).and_then(|rest| rest.find(id)).unwrap_or_default();
+        Some(Link { template: template.to_owned(), policy, offset })
     };
-    let policies = reader
-        .entries(&root, LINKS, &["links"])
-        .and_then(|entries| entries.get("links").map(|node| reader.list(node, "links").unwrap_or_default()))
-        .map(|links| links.iter().filter_map(&mut link).collect());
+    let entries = reader.entries(&root, LINKS, &["links"]);
+    let policies = match entries.as_ref().and_then(|entries| entries.get("links")) {
+        // who takes back the last link leaves an empty list
+        Some(Node { value: Value::List(links), .. }) => links.iter().filter_map(&mut link).collect(),
+        _ => {
+            reader.problem(root.place, "links: a list is wanted here");
+            Vec::new()
+        }
+    };
     let findings = reader.findings();
-    if findings.is_empty() { Ok(policies.unwrap_or_default()) } else { Err(findings) }
+    if findings.is_empty() { Ok(policies) } else { Err(findings) }
 }
 
 struct Links<'r> {
@@ -39,7 +53,7 @@ struct Links<'r> {
 }
 
 impl Links<'_> {
-    fn link(&self, node: &Node) -> Option<(String, Policy)> {
+    fn link<'n>(&self, node: &'n Node) -> Option<(&'n str, &'n str, Policy)> {
         let entries = self.reader.entries(node, "link", &["template", "id", "principal", "resource"])?;
         let name = self.text(&entries, "template");
         let id = self.text(&entries, "id");
@@ -69,7 +83,7 @@ impl Links<'_> {
         }
         let id = id?;
         match policy(template, id, filled) {
-            Ok(policy) => Some((id.to_owned(), policy)),
+            Ok(policy) => Some((name?, id, policy)),
             Err(message) => {
                 self.reader.problem(node.place, message);
                 None

@@ -21,7 +21,7 @@ use crate::finding::Finding;
 use crate::policy::analysis::{Analysed, Form};
 use crate::policy::folder::Folder;
 use crate::policy::index::{Index, action_uid};
-use crate::policy::links::{self, LINKS};
+use crate::policy::links::{self, LINKS, Link};
 use crate::policy::schema;
 
 /// The claim rules of a folder.
@@ -82,7 +82,7 @@ impl Snapshot {
         let mut findings = Vec::new();
         let rules = keep(claim_rules(folder, definitions), &mut findings);
         let files = policy_files(folder, &settings.themes, &mut findings);
-        let loaded = policies(&files, definitions, &mut findings);
+        let (loaded, unlinked) = policies(&files, definitions, &mut findings);
         let fragments = schema_fragments(folder, &mut findings);
         let warnings = validate(&loaded, &files, &fragments, definitions, &mut findings);
         let bases = resource::Bases::new(settings.request.bases.iter().cloned())
@@ -109,7 +109,7 @@ impl Snapshot {
             redact,
             fragments,
             schemas: Action::all().map(|(action, _)| (action, OnceLock::new())).collect(),
-            warnings,
+            warnings: unlinked.into_iter().chain(warnings).collect(),
         })
     }
 
@@ -194,6 +194,13 @@ fn policy_files<'f>(folder: &'f Folder, themes: &[String], findings: &mut Vec<Fi
     }
     let mut files = BTreeMap::new();
     for (path, bytes) in &folder.0 {
+        let is_misplaced = ["links.yaml", "links.yml"].iter().any(|name| path.rsplit('/').next() == Some(*name))
+            && path != LINKS
+            && !path.starts_with(TESTS);
+        if is_misplaced {
+            let help = "put its links into `links.yaml` at the top of the folder".to_owned();
+            findings.push(finding(path, (0, 0), "links are not read from here".to_owned(), Some(help)));
+        }
         let in_force = path.ends_with(".cedar")
             && !path.starts_with(TESTS)
             && (!path.starts_with(THEMES) || on.contains(path.as_str()));
@@ -207,7 +214,12 @@ fn policy_files<'f>(folder: &'f Folder, themes: &[String], findings: &mut Vec<Fi
     files
 }
 
-fn policies(files: &BTreeMap<&str, &str>, definitions: &Definitions, findings: &mut Vec<Finding>) -> Vec<Loaded> {
+/// All policies, and warnings of templates that decide nothing.
+fn policies(
+    files: &BTreeMap<&str, &str>,
+    definitions: &Definitions,
+    findings: &mut Vec<Finding>,
+) -> (Vec<Loaded>, Vec<Finding>) {
     let mut ids = Ids { files, taken: HashMap::new() };
     let mut templates = BTreeMap::new();
     let mut read: Vec<(&str, Policy, usize)> = Vec::new();
@@ -223,7 +235,9 @@ fn policies(files: &BTreeMap<&str, &str>, definitions: &Definitions, findings: &
     }
     let linked = files.get(LINKS).map(|text| links::written_out(text, &templates));
     let linked = linked.and_then(|linked| keep(linked, findings)).unwrap_or_default();
-    read.extend(linked.into_iter().map(|(policy, offset)| (LINKS, policy, offset)));
+    let unlinked = templates.keys().filter(|id| !linked.iter().any(|link| link.template == **id));
+    let unlinked = unlinked.map(|id| ids.of_template(id)).collect();
+    read.extend(linked.into_iter().map(|Link { policy, offset, .. }| (LINKS, policy, offset)));
     let mut loaded = Vec::new();
     for (file, policy, offset) in read {
         let analysed = ids.take(policy.annotation("id"), file, offset).and_then(|id| {
@@ -235,7 +249,7 @@ fn policies(files: &BTreeMap<&str, &str>, definitions: &Definitions, findings: &
             Err(finding) => findings.push(finding),
         }
     }
-    loaded
+    (loaded, unlinked)
 }
 
 /// The ids of policies and templates: each has one of its own.
@@ -261,6 +275,14 @@ impl<'f> Ids<'f> {
         }
         self.taken.insert(id.to_owned(), (file, offset));
         Ok(id.to_owned())
+    }
+
+    /// A warning.
+    fn of_template(&self, id: &str) -> Finding {
+        let (file, offset) = self.taken.get(id).copied().unwrap_or_default();
+        let help = format!("fill it in in `{LINKS}`, or take it out");
+        let message = format!("the template `{id}` has no link, so that it decides nothing");
+        finding(file, self.position(file, offset), message, Some(help))
     }
 
     fn position(&self, file: &str, offset: usize) -> (usize, usize) {

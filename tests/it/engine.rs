@@ -195,6 +195,44 @@ links:
     check(&linked, &reader(), "456", json!([{ "id": "sealed-456", "effect": "forbid" }]));
     check(&unlinked, &app, "123", json!([]));
     check(&unlinked, &reader(), "456", permit("role-fhir-data-reader"));
+    let told: Vec<String> = unlinked.warnings.iter().map(ToString::to_string).collect();
+    assert!(
+        told.iter().any(|warning| warning.starts_with("extra.cedar:3:5: the template `sealed` has no link")),
+        "{told:?}"
+    );
+    // the last link is taken back
+    check(&with_links("links: []").unwrap(), &app, "123", json!([]));
+    assert!(linked.warnings.is_empty(), "{:?}", linked.warnings);
+}
+
+#[test]
+fn the_resource_by_another_name_is_the_resource() {
+    let app = json!({ "iss": "https://idp", "sub": "u", "patient": "123", "scope": "patient/*.cruds" });
+    let patient = json!({ "resourceType": "Patient", "id": "123", "meta": { "source": "urn:s" },
+        "identifier": [{ "value": "x" }], "generalPractitioner": [{ "reference": "Practitioner/7" }] });
+    for condition in [
+        "principal has patient && principal.patient has source",
+        "principal has patient && principal.patient in Practitioner::\"7\"",
+        "Patient::\"123\" in Practitioner::\"7\"",
+        "principal has patient && principal.patient is Patient in Practitioner::\"7\"",
+        "principal has patient && principal.patient.hasTag(\"identifier\") && resource in principal.patient",
+        "[principal] == [principal] && {a: if context.emergency then Patient::\"1\" else Patient::\"123\"}.a has source",
+    ] {
+        let snapshot = load(&format!("@id(\"x\") forbid (principal, action, resource) when {{ {condition} }};"));
+        let ask = |url: &str, resource: Option<&Value>| {
+            let mut question =
+                json!({ "claims": app, "request": { "method": "GET", "url": url }, "enforces": ["filter"] });
+            if let Some(resource) = resource {
+                question["resource"] = resource.clone();
+            }
+            ask(&snapshot, &question)
+        };
+        let known = ask("/Patient/123", Some(&patient));
+        assert_eq!(known["code"], "forbidden", "{condition}: {known}");
+        for unknown in [ask("/Patient/123", None), ask("/Patient?name=x", None)] {
+            assert_eq!(unknown["decision"], "deny", "{condition}: {unknown}");
+        }
+    }
 }
 
 #[test]
@@ -212,6 +250,12 @@ fn links_that_fit_no_template_are_told() {
     check(&format!("template: sealed, id: a, {record}, {ann}"), "links.yaml:2:", "the template has no `?principal`");
     check("template: sealed, id: a, resource: Patient/123", "links.yaml:2:", "this is no entity");
     check(&format!("template: sealed, {record}"), "links.yaml:2:", "a link has a `id`");
+    for links in ["links:", "{}", "- a", "", "links: {}"] {
+        assert!(with_links(links).is_err(), "{links}");
+    }
+    let mut folder = with(TEMPLATES);
+    folder.0.insert("team/links.yaml".to_owned(), b"links: []".to_vec());
+    assert!(Snapshot::load(&folder, &settings()).err().unwrap()[0].to_string().contains("not read from here"));
     check(&format!("template: sealed, id: role-admin, {record}"), "links.yaml:2:", "the id `role-admin` is taken");
     check(&format!("template: sealed, id: sealed, {record}"), "links.yaml:2:", "the id `sealed` is taken");
     check("template: sealed, id: a, resource: 'Pacient::\"1\"'", "links.yaml:2:", "Pacient");
