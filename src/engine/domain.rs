@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 use crate::finding::Finding;
 use crate::json;
 use crate::policy::folder::Folder;
-use crate::policy::snapshot::{Revision, finding, from_diagnostic, text};
+use crate::policy::snapshot::{Revision, finding, from_diagnostic, policy_set, text};
 
 /// The files of such a folder beside `*.cedar`.
 pub const SCHEMA: &str = "schema.cedarschema";
@@ -294,10 +294,10 @@ fn policies<'f>(folder: &'f Folder, findings: &mut Vec<Finding>) -> (PolicySet, 
                 continue;
             }
         };
-        let set = match PolicySet::from_str(source) {
+        let set = match policy_set(path, source) {
             Ok(set) => set,
-            Err(errors) => {
-                findings.extend(errors.iter().map(|error| from_diagnostic(path, source, error)));
+            Err(more) => {
+                findings.extend(more);
                 continue;
             }
         };

@@ -207,6 +207,53 @@ fn form(json: &Value) -> Form {
     form
 }
 
+/// Brackets and `if`s within a policy's text: more are refused, since Cedar's parser recurses into them, and a stack that
+/// overflows ends the process.
+const NESTING_MAX: usize = 100;
+/// Letters of operators within a policy's text: a chain of them is nested too.
+const OPERATORS_MAX: usize = 2_000;
+
+/// The offset at which the text of policies is nested too deeply to be parsed. Every `if` of a policy counts, since what
+/// follows its `else` is within it.
+pub fn too_deep_at(text: &str) -> Option<usize> {
+    let (mut brackets, mut ifs, mut operators) = (0_usize, 0_usize, 0_usize);
+    let mut before = b' ';
+    let mut bytes = text.bytes().enumerate();
+    while let Some((offset, byte)) = bytes.next() {
+        let rest = text.as_bytes().get(offset + 1..).unwrap_or_default();
+        match byte {
+            b'"' => {
+                while let Some((_, quoted)) = bytes.next().filter(|(_, quoted)| *quoted != b'"') {
+                    if quoted == b'\\' {
+                        bytes.next();
+                    }
+                }
+            }
+            b'/' if rest.first() == Some(&b'/') => drop(bytes.find(|(_, byte)| matches!(byte, b'\n' | b'\r'))),
+            b'(' | b'[' | b'{' => brackets += 1,
+            b')' | b']' | b'}' => brackets = brackets.saturating_sub(1),
+            b';' => (ifs, operators) = (0, 0),
+            b'&' | b'|' | b'+' | b'-' | b'*' | b'.' | b'!' => operators += 1,
+            b'i' if rest.first() == Some(&b'f')
+                && !is_of_word(before)
+                && !rest.get(1).copied().is_some_and(is_of_word) =>
+            {
+                ifs += 1;
+            }
+            _ => {}
+        }
+        if brackets + ifs > NESTING_MAX || operators > OPERATORS_MAX {
+            return Some(offset);
+        }
+        before = byte;
+    }
+    None
+}
+
+fn is_of_word(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'_'
+}
+
 /// A condition nested deeper than this is refused, before anything recurses into it.
 const CONDITION_DEPTH_MAX: usize = 200;
 /// One operator of Cedar is at most this many levels of its JSON: `{"&&": {"left": …}}`.

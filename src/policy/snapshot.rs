@@ -18,7 +18,7 @@ use crate::fhir::action::Action;
 use crate::fhir::definitions::{Definitions, FhirVersion, ResourceType};
 use crate::fhir::{operation, resource};
 use crate::finding::Finding;
-use crate::policy::analysis::{Analysed, Form};
+use crate::policy::analysis::{Analysed, Form, too_deep_at};
 use crate::policy::folder::Folder;
 use crate::policy::index::{Index, action_uid};
 use crate::policy::links::{self, LINKS, Link};
@@ -295,10 +295,10 @@ type Placed<T> = Vec<(T, usize)>;
 
 /// The policies of a file in its order, and its templates.
 fn parse(file: &str, text: &str, findings: &mut Vec<Finding>) -> (Placed<Policy>, Placed<Template>) {
-    let set = match PolicySet::from_str(text) {
+    let set = match policy_set(file, text) {
         Ok(set) => set,
-        Err(errors) => {
-            findings.extend(errors.iter().map(|error| from_diagnostic(file, text, error)));
+        Err(more) => {
+            findings.extend(more);
             return (Vec::new(), Vec::new());
         }
     };
@@ -320,6 +320,16 @@ fn parse(file: &str, text: &str, findings: &mut Vec<Finding>) -> (Placed<Policy>
         (policy, start)
     };
     (policies.into_iter().map(offset).collect(), templates)
+}
+
+/// The policies and templates of a text; or all that keeps it from being read.
+pub(crate) fn policy_set(file: &str, text: &str) -> Result<PolicySet, Vec<Finding>> {
+    if let Some(offset) = too_deep_at(text) {
+        let help = "take it apart into several policies".to_owned();
+        return Err(vec![finding(file, position(text, offset), "nested too deeply".to_owned(), Some(help))]);
+    }
+    let set = PolicySet::from_str(text);
+    set.map_err(|errors| errors.iter().map(|error| from_diagnostic(file, text, error)).collect())
 }
 
 /// A policy under its stable id, taken apart; or what is wrong with it, and the mend.

@@ -148,6 +148,18 @@ fn a_folder_with_any_error_does_not_load_and_says_all_that_is_wrong() {
         &["extra.cedar:1:", "extra.cedar:2:", "extra.cedar:3:1"],
     );
     check("permit (principal == ?principal, action, resource);", &["extra.cedar:1:1", "no usable `@id`"]);
+    for (open, close) in
+        [("(", ")"), ("!(", ")"), ("[", "]"), ("{a: ", "}"), ("if true then true else ", ""), ("true && ", "")]
+    {
+        let nested = format!("{}true{}", open.repeat(50_000), close.repeat(50_000));
+        check(&format!("@id(\"a\") permit (principal, action, resource) when {{ {nested} }};"), &["nested too deeply"]);
+    }
+    // what only looks like it
+    let flat = format!(
+        "// {0}\n@id(\"a\") permit (principal, action, resource) when {{ principal.issuer == \"{0} \\\"{0}\" }};",
+        "(".repeat(500)
+    );
+    load(&flat);
     check(
         "@id(\"a\") permit (principal, action, resource) when { resource.hasTag(\"colour\") };",
         &["`colour` is no tag"],
